@@ -1,0 +1,926 @@
+#ifndef ASYNC_TEARDOWN_H
+#define ASYNC_TEARDOWN_H
+
+#define ASYNC_TEARDOWN_VERSION 10000	/* 1.0.0; 1.2.3 would be 10203 */
+
+#if defined(ASYNC_TEARDOWN_STATIC) && defined(__GNUC__)
+#define ASYNC_TEARDOWN_API static __attribute__((unused))
+#elif defined(ASYNC_TEARDOWN_STATIC)
+#define ASYNC_TEARDOWN_API static
+#else
+#define ASYNC_TEARDOWN_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+ASYNC_TEARDOWN_API int async_teardown_start(void);
+ASYNC_TEARDOWN_API int async_teardown_stop(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ASYNC_TEARDOWN_H */
+
+#if defined(ASYNC_TEARDOWN_IMPLEMENTATION) && !defined(ASYNC_TEARDOWN_IMPLEMENTED)
+#define ASYNC_TEARDOWN_IMPLEMENTED
+
+#include <errno.h>		/* E...: the numbers only, never the variable */
+
+#ifdef __linux__
+
+#include <sys/syscall.h>	/* __NR_... */
+
+#ifdef __cplusplus
+extern "C" {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#endif
+
+/*
+ * What the helper runs shares the memory and the thread pointer of a thread
+ * that may be gone: it calls nothing of libc and touches no thread-local
+ * storage.  That is no errno, and nothing that compilers add and keep there:
+ * stack protector canaries, the state of sanitizers and profilers.
+ */
+#ifdef __clang__
+#if __has_attribute(disable_sanitizer_instrumentation)
+#define ATD_BARE no_stack_protector, no_instrument_function, \
+	no_sanitize("all"), disable_sanitizer_instrumentation
+#else
+#define ATD_BARE no_stack_protector, no_instrument_function, no_sanitize("all")
+#endif
+#elif __GNUC__ >= 11
+#define ATD_BARE no_stack_protector, no_instrument_function, \
+	no_profile_instrument_function, no_sanitize_coverage, \
+	no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")
+#else
+#define ATD_BARE optimize("no-stack-protector"), no_instrument_function, \
+	no_profile_instrument_function, \
+	no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")
+#endif
+#define ATD_FN static __attribute__((ATD_BARE))
+
+/*
+ * Layer 1: the architecture.  Each block has the same three things:
+ *
+ *   ATD_EM       its ELF machine number, which the seccomp filter checks
+ *   atd_syscall  a system call; returns what the kernel does, -errno included
+ *   atd_clone    clone(2); the child calls entry on the new stack
+ *
+ * and begins with: the instruction; where the number, the arguments and the
+ * result are; what else the kernel overwrites.  Sources: syscall(2), and the
+ * kernel's entry code.  An unused argument is not read by the kernel, neither
+ * are those of clone that belong to flags that are not set.
+ */
+#if defined(__x86_64__) && !defined(__ILP32__)
+
+/* syscall; rax; rdi rsi rdx r10 r8; rax; rcx r11 */
+#define ATD_EM 62
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+
+	__asm__ volatile("syscall"
+		: "+a"(nr)
+		: "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+		: "rcx", "r11", "cc", "memory");
+	return nr;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register void (*fn)(void) __asm__("r9") = entry;
+	long ret = __NR_clone;
+
+	__asm__ volatile(
+		"syscall\n\t"
+		"test %%rax, %%rax\n\t"
+		"jnz 1f\n\t"
+		"call *%[fn]\n"
+		"1:"
+		: "+a"(ret)
+		: "D"(flags), "S"(stack), [fn] "r"(fn)
+		: "rcx", "r11", "cc", "memory");
+	return ret;
+}
+
+#elif defined(__i386__)
+
+/* int $0x80; eax; ebx ecx edx esi edi; eax; none */
+#define ATD_EM 3
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	__asm__ volatile("int $0x80"
+		: "+a"(nr)
+		: "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
+		: "cc", "memory");
+	return nr;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	long ret = __NR_clone;
+
+	__asm__ volatile(
+		"int $0x80\n\t"
+		"test %%eax, %%eax\n\t"
+		"jnz 1f\n\t"
+		"call *%[fn]\n"
+		"1:"
+		: "+a"(ret)
+		: "b"(flags), "c"(stack), [fn] "S"(entry)
+		: "cc", "memory");
+	return ret;
+}
+
+#elif defined(__aarch64__) && defined(__LP64__)
+
+/* svc #0; x8; x0 x1 x2 x3 x4; x0; none */
+#define ATD_EM 183
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long x8 __asm__("x8") = nr;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+
+	__asm__ volatile("svc #0"
+		: "+r"(x0)
+		: "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+		: "cc", "memory");
+	return x0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long x8 __asm__("x8") = __NR_clone;
+	register long x0 __asm__("x0") = flags;
+	register void *x1 __asm__("x1") = stack;
+	register void (*fn)(void) __asm__("x9") = entry;
+
+	__asm__ volatile(
+		"svc #0\n\t"
+		"cbnz x0, 1f\n\t"
+		"blr %[fn]\n"
+		"1:"
+		: "+r"(x0)
+		: "r"(x8), "r"(x1), [fn] "r"(fn)
+		: "cc", "memory");
+	return x0;
+}
+
+#elif defined(__arm__) && defined(__ARM_EABI__)
+
+/* svc #0; r7; r0 r1 r2 r3 r4; r0; none.  Thumb code may use r7 as its frame
+ * pointer and then no operand can have it, so it is kept in ip meanwhile. */
+#define ATD_EM 40
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r0 __asm__("r0") = a;
+	register long r1 __asm__("r1") = b;
+	register long r2 __asm__("r2") = c;
+	register long r3 __asm__("r3") = d;
+	register long r4 __asm__("r4") = e;
+
+	__asm__ volatile(
+		"mov ip, r7\n\t"
+		"mov r7, %[nr]\n\t"
+		"svc #0\n\t"
+		"mov r7, ip"
+		: "+r"(r0)
+		: [nr] "r"(nr), "r"(r1), "r"(r2), "r"(r3), "r"(r4)
+		: "ip", "cc", "memory");
+	return r0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long r0 __asm__("r0") = flags;
+	register void *r1 __asm__("r1") = stack;
+	register long nr __asm__("r2") = __NR_clone;
+	register void (*fn)(void) __asm__("r3") = entry;
+
+	__asm__ volatile(
+		"mov ip, r7\n\t"
+		"mov r7, %[nr]\n\t"
+		"svc #0\n\t"
+		"mov r7, ip\n\t"
+		"cmp r0, #0\n\t"
+		"bne 1f\n\t"
+		"blx %[fn]\n"
+		"1:"
+		: "+r"(r0)
+		: [nr] "r"(nr), "r"(r1), [fn] "r"(fn)
+		: "ip", "lr", "cc", "memory");
+	return r0;
+}
+
+#elif defined(__riscv) && __riscv_xlen == 64
+
+/* ecall; a7; a0 a1 a2 a3 a4; a0; none */
+#define ATD_EM 243
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long a7 __asm__("a7") = nr;
+	register long a0 __asm__("a0") = a;
+	register long a1 __asm__("a1") = b;
+	register long a2 __asm__("a2") = c;
+	register long a3 __asm__("a3") = d;
+	register long a4 __asm__("a4") = e;
+
+	__asm__ volatile("ecall"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
+		: "memory");
+	return a0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long a7 __asm__("a7") = __NR_clone;
+	register long a0 __asm__("a0") = flags;
+	register void *a1 __asm__("a1") = stack;
+	register void (*fn)(void) __asm__("a5") = entry;
+
+	__asm__ volatile(
+		"ecall\n\t"
+		"bnez a0, 1f\n\t"
+		"jalr %[fn]\n"
+		"1:"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), [fn] "r"(fn)
+		: "ra", "memory");
+	return a0;
+}
+
+#elif defined(__s390x__)
+
+/* svc 0; r1; r2 r3 r4 r5 r6; r2; none.  clone has its first two arguments the
+ * other way round here: stack, flags. */
+#define ATD_EM 22
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r1 __asm__("r1") = nr;
+	register long r2 __asm__("r2") = a;
+	register long r3 __asm__("r3") = b;
+	register long r4 __asm__("r4") = c;
+	register long r5 __asm__("r5") = d;
+	register long r6 __asm__("r6") = e;
+
+	__asm__ volatile("svc 0"
+		: "+d"(r2)
+		: "d"(r1), "d"(r3), "d"(r4), "d"(r5), "d"(r6)
+		: "cc", "memory");
+	return r2;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long r1 __asm__("r1") = __NR_clone;
+	register long r2 __asm__("r2") = (long)stack;
+	register long r3 __asm__("r3") = flags;
+	register void (*fn)(void) __asm__("r7") = entry;
+
+	__asm__ volatile(
+		"svc 0\n\t"
+		"ltgr %%r2, %%r2\n\t"
+		"jnz 1f\n\t"
+		"basr %%r14, %[fn]\n"
+		"1:"
+		: "+d"(r2)
+		: "d"(r1), "d"(r3), [fn] "d"(fn)
+		: "r14", "cc", "memory");
+	return r2;
+}
+
+#elif defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)
+
+/* sc; r0; r3 r4 r5 r6 r7; r3, a positive errno if cr0.SO is set; r4-r12 ctr
+ * cr0 xer.  A function is entered with its address in r12 (ELFv2 ABI). */
+#define ATD_EM 21
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r0 __asm__("r0") = nr;
+	register long r3 __asm__("r3") = a;
+	register long r4 __asm__("r4") = b;
+	register long r5 __asm__("r5") = c;
+	register long r6 __asm__("r6") = d;
+	register long r7 __asm__("r7") = e;
+
+	__asm__ volatile(
+		"sc\n\t"
+		"bns+ 1f\n\t"
+		"neg 3, 3\n"
+		"1:"
+		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r5), "+r"(r6), "+r"(r7)
+		:
+		: "r8", "r9", "r10", "r11", "r12", "ctr", "cr0", "xer", "memory");
+	return r3;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long r0 __asm__("r0") = __NR_clone;
+	register long r3 __asm__("r3") = flags;
+	register void *r4 __asm__("r4") = stack;
+	register void (*fn)(void) __asm__("r14") = entry;
+
+	__asm__ volatile(
+		"sc\n\t"
+		"bns+ 1f\n\t"
+		"neg 3, 3\n"
+		"1:\n\t"
+		"cmpdi 3, 0\n\t"
+		"bne 2f\n\t"
+		"mr 12, %[fn]\n\t"
+		"mtctr 12\n\t"
+		"bctrl\n"
+		"2:"
+		: "+r"(r0), "+r"(r3), "+r"(r4)
+		: [fn] "r"(fn)
+		: "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "ctr",
+		  "cr0", "xer", "memory");
+	return r3;
+}
+
+#elif defined(__loongarch__) && __loongarch_grlen == 64
+
+/* syscall 0; a7; a0 a1 a2 a3 a4; a0; t0-t8 */
+#define ATD_EM 258
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long a7 __asm__("$a7") = nr;
+	register long a0 __asm__("$a0") = a;
+	register long a1 __asm__("$a1") = b;
+	register long a2 __asm__("$a2") = c;
+	register long a3 __asm__("$a3") = d;
+	register long a4 __asm__("$a4") = e;
+
+	__asm__ volatile("syscall 0"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
+		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
+		  "memory");
+	return a0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long a7 __asm__("$a7") = __NR_clone;
+	register long a0 __asm__("$a0") = flags;
+	register void *a1 __asm__("$a1") = stack;
+	register void (*fn)(void) __asm__("$a5") = entry;
+
+	__asm__ volatile(
+		"syscall 0\n\t"
+		"bnez $a0, 1f\n\t"
+		"jirl $ra, %[fn], 0\n"
+		"1:"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), [fn] "r"(fn)
+		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
+		  "$ra", "memory");
+	return a0;
+}
+
+#elif defined(__mips64) && defined(_ABI64) && _MIPS_SIM == _ABI64
+
+/* syscall; v0; a0 a1 a2 a3 a4; v0, a positive errno if a3 is set; at v1 a3
+ * t0-t9 hi lo.  A function is entered with its address in t9.  Registers go by
+ * number: names differ among the ABIs. */
+#define ATD_EM 8
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long v0 __asm__("$2") = nr;
+	register long a0 __asm__("$4") = a;
+	register long a1 __asm__("$5") = b;
+	register long a2 __asm__("$6") = c;
+	register long a3 __asm__("$7") = d;
+	register long a4 __asm__("$8") = e;
+
+	__asm__ volatile("syscall"
+		: "+r"(v0), "+r"(a3), "+r"(a4)
+		: "r"(a0), "r"(a1), "r"(a2)
+		: "$1", "$3", "$10", "$11", "$12", "$13", "$14", "$15", "$24",
+		  "$25", "hi", "lo", "memory");
+	return a3 ? -v0 : v0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
+{
+	register long v0 __asm__("$2") = __NR_clone;
+	register long a0 __asm__("$4") = flags;
+	register void *a1 __asm__("$5") = stack;
+	register long a3 __asm__("$7");
+	register void (*fn)(void) __asm__("$16") = entry;
+
+	__asm__ volatile(
+		"syscall\n\t"
+		"bnez $2, 1f\n\t"
+		"move $25, %[fn]\n\t"
+		"jalr $25\n"
+		"1:"
+		: "+r"(v0), "=r"(a3)
+		: "r"(a0), "r"(a1), [fn] "r"(fn)
+		: "$1", "$3", "$8", "$10", "$11", "$12", "$13", "$14", "$15",
+		  "$24", "$25", "$31", "hi", "lo", "memory");
+	return a3 ? -v0 : v0;
+}
+
+#else
+/* libc's syscall() is no way out: it writes errno, which is in the thread-local
+ * storage of a thread that may be gone. */
+#error "async_teardown.h: no system call block for this architecture; please add one"
+#endif
+
+/*
+ * Layer 2: the kernel's interface, as far as it is used here.  Own definitions,
+ * because libc's hide behind feature macros that the including file may not
+ * have set, and the kernel's headers clash with libc's.
+ */
+#ifdef __mips__
+#define ATD_NR_SINCE_5_0 5000	/* where the numbers common to all begin */
+#else
+#define ATD_NR_SINCE_5_0 0
+#endif
+
+enum {
+	ATD_NR_PIDFD_OPEN = ATD_NR_SINCE_5_0 + 434,
+	ATD_NR_CLOSE_RANGE = ATD_NR_SINCE_5_0 + 436,
+
+	ATD_CLONE_VM = 0x100,
+	ATD_CLONE_FILES = 0x400,
+	ATD_CLOSE_RANGE_UNSHARE = 2,
+	ATD_WNOHANG = 1,
+	ATD_WCLONE = (int)0x80000000,	/* children without an exit signal */
+	ATD_AT_FDCWD = -100,
+	ATD_POLLIN = 1,
+	ATD_SIGHUP = 1,
+	ATD_SIGKILL = 9,
+#ifdef __mips__
+	ATD_SIG_SETMASK = 3,
+	ATD_SIGSET_BYTES = 16,
+#else
+	ATD_SIG_SETMASK = 2,
+	ATD_SIGSET_BYTES = 8,
+#endif
+	ATD_PR_SET_PDEATHSIG = 1,
+	ATD_PR_SET_NAME = 15,
+	ATD_PR_SET_SECCOMP = 22,
+	ATD_PR_SET_NO_NEW_PRIVS = 38,
+	ATD_SECCOMP_MODE_FILTER = 2,
+	ATD_CAPABILITY_VERSION_3 = 0x20080522
+};
+
+struct atd_sigset { unsigned long bits[ATD_SIGSET_BYTES / sizeof(long)]; };
+struct atd_timespec { long sec, nsec; };
+struct atd_pollfd { int fd; short events, revents; };
+struct atd_cap_header { unsigned int version; int pid; };
+struct atd_cap_data { unsigned int effective, permitted, inheritable; };
+struct atd_dirent {
+	unsigned long long ino, off;
+	unsigned short reclen;
+	unsigned char type;
+	char name[8];		/* as many digits as a descriptor can have */
+};
+struct atd_insn { unsigned short code; unsigned char jt, jf; unsigned int k; };
+struct atd_prog { unsigned short len; const struct atd_insn *insns; };
+
+/* A pointer as a system call argument. */
+ATD_FN long atd_arg(const volatile void *p)
+{
+	return (long)p;
+}
+
+ATD_FN long atd_prctl(long option, long arg, long arg2)
+{
+	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
+}
+
+/* ppoll, because poll is restarted by a call of its own after SIGSTOP and
+ * SIGCONT, restart_syscall, which the filter would kill. */
+ATD_FN long atd_ppoll(long fds, long n, long timeout)
+{
+	return atd_syscall(__NR_ppoll, fds, n, timeout, 0, 0);
+}
+
+ATD_FN long atd_sleep_us(long us)
+{
+	struct atd_timespec t;
+
+	t.sec = 0;
+	t.nsec = us * 1000;
+	return atd_ppoll(0, 0, atd_arg(&t));
+}
+
+/*
+ * Layer 3: the helper.
+ *
+ * One static object holds all there is.  After fork the child has a copy, in
+ * which pid is no child of its own: the kernel's ECHILD is what tells.
+ */
+enum { ATD_SETTING_UP = 1, ATD_READY = 0 };	/* or -errno */
+
+static struct {
+	char stack[4096];	/* the helper's */
+	int lock;		/* 0, or the PID of the process that is inside */
+	int vmm;		/* for the helper: the PID to outlive */
+	int pid;		/* the helper, dead or alive; or 0 */
+	int progress;		/* the helper's report while start waits */
+} atd_shared __attribute__((aligned(64)));
+
+/*
+ * Everything that the helper may do once start has returned: its wait and its
+ * exit.  Whoever takes over the VMM can rewrite the helper's memory, and this
+ * is then what keeps him from the privileges that the VMM gave up.  A call is
+ * compared whole, so an x32 number, which has bit 30 set, matches nothing.
+ * The helper has one thread, so killing the thread kills it.
+ */
+#define ATD_AUDIT_ARCH (ATD_EM | (sizeof(long) == 8 ? 0x80000000U : 0U) | \
+	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0x40000000U : 0U))
+#define ATD_LOAD(offset)	{ 0x20, 0, 0, offset }	/* of struct seccomp_data */
+#define ATD_JEQ(k, yes, no)	{ 0x15, yes, no, k }	/* how many to skip */
+#define ATD_RETURN(action)	{ 0x06, 0, 0, action }
+#define ATD_KILL		0U
+#define ATD_ALLOW		0x7fff0000U
+#define ATD_NR			0
+#define ATD_ARCH		4
+#define ATD_ARG1_LOW		(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 24 : 28)
+
+static const struct atd_insn atd_filter[] = {
+	ATD_LOAD(ATD_ARCH),
+	ATD_JEQ(ATD_AUDIT_ARCH, 1, 0), ATD_RETURN(ATD_KILL),
+	ATD_LOAD(ATD_NR),
+	/* wait on the VMM's pidfd; pause before leaving */
+	ATD_JEQ(__NR_ppoll, 0, 1), ATD_RETURN(ATD_ALLOW),
+	/* without pidfd: wait for a death signal or some time, */
+	ATD_JEQ(__NR_rt_sigtimedwait, 0, 1), ATD_RETURN(ATD_ALLOW),
+	/* until the parent is no longer the VMM */
+	ATD_JEQ(__NR_getppid, 0, 1), ATD_RETURN(ATD_ALLOW),
+	/* leave */
+	ATD_JEQ(__NR_exit_group, 0, 1), ATD_RETURN(ATD_ALLOW),
+	/* without pidfd: does the VMM's PID still exist?  Signal 0 only */
+	ATD_JEQ(__NR_kill, 0, 3),
+	ATD_LOAD(ATD_ARG1_LOW), ATD_JEQ(0, 0, 1), ATD_RETURN(ATD_ALLOW),
+	ATD_RETURN(ATD_KILL)
+};
+
+/*
+ * Gives the helper, which was cloned with CLONE_FILES, a descriptor table of
+ * its own, with nothing in it.  Cloning without would copy the whole table.
+ */
+ATD_FN long atd_drop_files(void)
+{
+	union { struct atd_dirent align; char bytes[512]; } buf;
+	const struct atd_dirent *d;
+	const char *s;
+	long ret, dir, len, i, fd;
+
+	/* Linux 5.9: copies no more than it keeps, which is nothing. */
+	ret = atd_syscall(ATD_NR_CLOSE_RANGE, 0, ~0L,
+		ATD_CLOSE_RANGE_UNSHARE, 0, 0);
+	if (ret == 0)
+		return 0;
+
+	/* Until the table is ours, closing would close the VMM's descriptors. */
+	ret = atd_syscall(__NR_unshare, ATD_CLONE_FILES, 0, 0, 0, 0);
+	if (ret < 0)
+		return ret;
+
+	/* Room for dir, should the table be full. */
+	atd_syscall(__NR_close, 0, 0, 0, 0, 0);
+	len = dir = atd_syscall(__NR_openat, ATD_AT_FDCWD,
+		atd_arg("/proc/self/fd"), 0, 0, 0);
+	while (len >= 0 && (len = atd_syscall(__NR_getdents64, dir,
+			atd_arg(&buf), sizeof(buf), 0, 0)) > 0) {
+		for (i = 0; i < len; i += d->reclen) {
+			d = (const struct atd_dirent *)(const void *)(buf.bytes + i);
+			for (fd = 0, s = d->name; *s >= '0'; s++)
+				fd = fd * 10 + (*s - '0');
+			if (s != d->name && fd != dir)
+				atd_syscall(__NR_close, fd, 0, 0, 0, 0);
+		}
+	}
+	if (len == 0)
+		atd_syscall(__NR_close, dir, 0, 0, 0, 0);
+	else	/* No /proc.  Up to fs.nr_open's default and not to RLIMIT_NOFILE,
+		 * which may have been lowered since. */
+		for (fd = 0; fd < 1L << 20; fd++)
+			atd_syscall(__NR_close, fd, 0, 0, 0, 0);
+
+	/* Where close is refused, all of the above was in vain. */
+	ret = atd_syscall(__NR_close, 0, 0, 0, 0, 0);
+	return ret == -EBADF ? 0 : ret;
+}
+
+/* "cleanup/" and the VMM's PID: 15 characters at most, the kernel's limit. */
+ATD_FN long atd_set_name(int pid)
+{
+	static const char prefix[] = "cleanup/";
+	char name[24];
+	int i, n = 0;
+
+	for (i = pid; i > 0; i /= 10)
+		n++;
+	for (i = 0; i < 8; i++)
+		name[i] = prefix[i];
+	for (name[8 + n] = 0; n > 0; pid /= 10)
+		name[8 + --n] = (char)('0' + pid % 10);
+	return atd_prctl(ATD_PR_SET_NAME, atd_arg(name), 0);
+}
+
+/*
+ * The fallback for want of a pidfd.  The death signal comes whenever a thread
+ * dies that the helper is a child of, though not if the VMM has become another
+ * user who may not signal the helper; so it proves nothing, and only shortens
+ * the wait.  A zero timeout tries whether the call is permitted.
+ */
+ATD_FN long atd_wait_signal(long ns)
+{
+	struct atd_sigset set;
+	struct atd_timespec t;
+	long i;
+
+	for (i = 1; i < (long)(sizeof(set.bits) / sizeof(long)); i++)
+		set.bits[i] = 0;
+	set.bits[0] = 1UL << (ATD_SIGHUP - 1);
+	t.sec = 0;
+	t.nsec = ns;
+	return atd_syscall(__NR_rt_sigtimedwait, atd_arg(&set), 0, atd_arg(&t),
+		ATD_SIGSET_BYTES, 0);
+}
+
+/* Any step may be refused, and then start fails with that error: a helper that
+ * lacks one of these would not be what its owner counts on. */
+ATD_FN long atd_set_up(int vmm, int *pidfd)
+{
+	static const struct atd_prog prog = {
+		sizeof(atd_filter) / sizeof(atd_filter[0]), atd_filter
+	};
+	struct atd_cap_header header;
+	struct atd_cap_data none[2];
+	long ret;
+	int i;
+
+	/* 1. A session of its own: a kill of the VMM's process group, ^C and a
+	 * hangup pass it by.  All signals are blocked, since before clone. */
+	ret = atd_syscall(__NR_setsid, 0, 0, 0, 0, 0);
+	if (ret < 0)
+		return ret;
+
+	/* 2. Nothing held open, no directory kept busy. */
+	ret = atd_drop_files();
+	if (ret < 0)
+		return ret;
+	ret = atd_syscall(__NR_chdir, atd_arg("/"), 0, 0, 0, 0);
+	if (ret < 0)
+		return ret;
+
+	/* 3. A name to find it by. */
+	ret = atd_set_name(vmm);
+	if (ret < 0)
+		return ret;
+
+	/* 4. The death watch: a pidfd (Linux 5.3) becomes readable when every
+	 * thread has let go of the memory.  Without it, a signal and a poll. */
+	*pidfd = (int)atd_syscall(ATD_NR_PIDFD_OPEN, vmm, 0, 0, 0, 0);
+	if (*pidfd < 0) {
+		ret = atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGHUP, 0);
+		if (ret < 0)
+			return ret;
+		ret = atd_wait_signal(0);
+		if (ret < 0 && ret != -EAGAIN)
+			return ret;
+	}
+	ret = atd_sleep_us(0);	/* a filter of the VMM's may refuse ppoll */
+	if (ret < 0)
+		return ret;
+
+	/* 5. It is armed; was that in time?  If the VMM has been killed already,
+	 * its PID may be another's.  If not, then the VMM has unshared its PID
+	 * namespace, and the helper is PID 1 of the new one. */
+	if (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) != vmm)
+		return -EOPNOTSUPP;
+
+	/* 6. No privileges.  Unlike a change of uid this leaves alone the
+	 * dumpable flag, which is one for all that share the memory. */
+	header.version = ATD_CAPABILITY_VERSION_3;
+	header.pid = 0;
+	for (i = 0; i < 2; i++)
+		none[i].effective = none[i].permitted = none[i].inheritable = 0;
+	ret = atd_syscall(__NR_capset, atd_arg(&header), atd_arg(none), 0, 0, 0);
+	if (ret < 0)
+		return ret;
+	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);
+	if (ret < 0)
+		return ret;
+	return atd_prctl(ATD_PR_SET_SECCOMP, ATD_SECCOMP_MODE_FILTER, atd_arg(&prog));
+}
+
+/* Returns when no thread of the VMM uses the memory any more. */
+ATD_FN void atd_outlive(int vmm, int pidfd)
+{
+	struct atd_pollfd watch;
+	int i;
+
+	if (pidfd >= 0) {
+		watch.fd = pidfd;
+		watch.events = ATD_POLLIN;
+		watch.revents = 0;
+		while (atd_ppoll(atd_arg(&watch), 1, 0) == -EINTR)
+			;
+		return;
+	}
+
+	while (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm)
+		atd_wait_signal(500 * 1000 * 1000);
+
+	/* The last thread has begun to exit, but may still hold the memory.  It
+	 * no longer does once the PID is gone.  That is up to the VMM's parent,
+	 * so there is a limit. */
+	for (i = 0; i < 250; i++) {
+		if (atd_syscall(__NR_kill, vmm, 0, 0, 0, 0) == -ESRCH)
+			break;
+		atd_sleep_us(1000);
+	}
+}
+
+static void atd_main(void) __attribute__((noreturn, noinline, ATD_BARE));
+static void atd_main(void)
+{
+	const int vmm = atd_shared.vmm;
+	int pidfd;
+	const long ret = atd_set_up(vmm, &pidfd);
+
+	__atomic_store_n(&atd_shared.progress, (int)ret, __ATOMIC_RELEASE);
+	if (ret == ATD_READY) {
+		atd_outlive(vmm, pidfd);
+		/* The VMM's parent was woken at the same moment: let it have the
+		 * CPU before the kernel spends it on freeing the memory. */
+		atd_sleep_us(1000);
+	}
+	atd_syscall(__NR_exit_group, 0, 0, 0, 0, 0);
+	__builtin_trap();	/* a filter of the VMM's refuses even that */
+}
+
+/*
+ * Layer 4: the VMM's side.
+ *
+ * One thread at a time, with all signals blocked: no handler may run in the
+ * helper, nor call in here while the lock is held.  The raw call also blocks
+ * those that libc keeps for itself.
+ */
+static long atd_enter(struct atd_sigset *old, int *self)
+{
+	struct atd_sigset all;
+	unsigned long i;
+	int holder = 0;
+	long ret;
+
+	for (i = 0; i < sizeof(all.bits) / sizeof(long); i++)
+		all.bits[i] = ~0UL;
+	ret = atd_syscall(__NR_rt_sigprocmask, ATD_SIG_SETMASK, atd_arg(&all),
+		atd_arg(old), ATD_SIGSET_BYTES, 0);
+	if (ret < 0)
+		return ret;
+
+	*self = (int)atd_syscall(__NR_getpid, 0, 0, 0, 0, 0);
+	while (!__atomic_compare_exchange_n(&atd_shared.lock, &holder, *self, 0,
+			__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+		if (holder == *self) {
+			atd_sleep_us(20);
+			holder = 0;
+		}
+		/* Else it was held when this process was forked, by a thread that
+		 * is not in this process: take it over. */
+	}
+	return 0;
+}
+
+static void atd_leave(const struct atd_sigset *old)
+{
+	__atomic_store_n(&atd_shared.lock, 0, __ATOMIC_RELEASE);
+	atd_syscall(__NR_rt_sigprocmask, ATD_SIG_SETMASK, atd_arg(old), 0,
+		ATD_SIGSET_BYTES, 0);
+}
+
+static long atd_wait(long pid, long options)
+{
+	return atd_syscall(__NR_wait4, pid, 0, options | ATD_WCLONE, 0, 0);
+}
+
+/* 1 if there is a helper, 0 if not; then it is reaped, and its stack free. */
+static long atd_running(int self)
+{
+	/* Without a helper asks for the caller itself, nobody's own child, just
+	 * to learn here whether wait4 is permitted, not when it is needed. */
+	long ret = atd_wait(atd_shared.pid ? atd_shared.pid : self, ATD_WNOHANG);
+
+	if (ret == 0)
+		return 1;
+	if (ret < 0 && ret != -ECHILD)
+		return ret;
+	atd_shared.pid = 0;
+	return 0;
+}
+
+static long atd_launch(int self)
+{
+	/* The top is left free: s390x and ppc64 functions write to the frame of
+	 * their caller, which the helper does not have. */
+	char *top = atd_shared.stack + sizeof(atd_shared.stack) - 256;
+	long pid, dead;
+	int progress;
+
+	atd_shared.vmm = self;
+	__atomic_store_n(&atd_shared.progress, ATD_SETTING_UP, __ATOMIC_RELAXED);
+	pid = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES, top, atd_main);
+	if (pid < 0)
+		return pid;
+
+	/* Sleeps in turn, for a wake-up would be one more call in the filter. */
+	for (;;) {
+		dead = atd_wait(pid, ATD_WNOHANG);
+		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
+		if (dead || progress != ATD_SETTING_UP)
+			break;
+		atd_sleep_us(20);
+	}
+	if (!dead && progress == ATD_READY) {
+		atd_shared.pid = (int)pid;
+		return pid;
+	}
+	if (!dead)
+		atd_wait(pid, 0);
+	return progress < 0 ? progress : -EPERM;
+}
+
+ASYNC_TEARDOWN_API int async_teardown_start(void)
+{
+	struct atd_sigset old;
+	long ret;
+	int self;
+
+	ret = atd_enter(&old, &self);
+	if (ret < 0)
+		return (int)ret;
+	ret = atd_running(self);
+	if (ret > 0)
+		ret = atd_shared.pid;
+	else if (ret == 0)
+		ret = self == 1 ? -EOPNOTSUPP : atd_launch(self);
+	atd_leave(&old);
+	return (int)ret;
+}
+
+ASYNC_TEARDOWN_API int async_teardown_stop(void)
+{
+	struct atd_sigset old;
+	long ret;
+	int self;
+
+	ret = atd_enter(&old, &self);
+	if (ret < 0)
+		return (int)ret;
+	ret = atd_running(self);
+	if (ret > 0) {
+		ret = atd_syscall(__NR_kill, atd_shared.pid, ATD_SIGKILL, 0, 0, 0);
+		if (ret == 0) {
+			atd_wait(atd_shared.pid, 0);
+			atd_shared.pid = 0;
+		}
+	}
+	atd_leave(&old);
+	return (int)ret;
+}
+
+#ifdef __cplusplus
+#pragma GCC diagnostic pop
+}
+#endif
+
+#undef ATD_BARE
+#undef ATD_FN
+#undef ATD_EM
+#undef ATD_NR_SINCE_5_0
+#undef ATD_AUDIT_ARCH
+#undef ATD_LOAD
+#undef ATD_JEQ
+#undef ATD_RETURN
+#undef ATD_KILL
+#undef ATD_ALLOW
+#undef ATD_NR
+#undef ATD_ARCH
+#undef ATD_ARG1_LOW
+
+#else /* not Linux */
+
+ASYNC_TEARDOWN_API int async_teardown_start(void)
+{
+	return -ENOSYS;
+}
+
+ASYNC_TEARDOWN_API int async_teardown_stop(void)
+{
+	return -ENOSYS;
+}
+
+#endif
+#endif /* ASYNC_TEARDOWN_IMPLEMENTATION */

@@ -1,0 +1,1604 @@
+/*
+ * scenarios - the ways that a VMM and its helper live and die, a test each
+ *
+ *	scenarios [NAME=VALUE...] [TEST...]	these, or all
+ *	scenarios -n			say how many there are
+ *	scenarios --refused ERRNO	see refused()
+ *
+ * Prints "ok - NAME: ..." or "not ok - ..." a line, with "# SKIP why" where
+ * something is missing.  Exit status 1 if one failed.
+ *
+ * A test is a function that runs in a process of its own, the judge, which is
+ * the subreaper of the VMM that it starts and of the VMM's helper.  Whether an
+ * address space still exists is asked of the kernel: a mapped file keeps its
+ * flock until the last process that has it mapped has torn it down.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ASYNC_TEARDOWN_IMPLEMENTATION
+#include "../async_teardown.h"
+
+enum { NOBODY = 65534 };
+
+/* From the environment: MIB, and for emulated machines SLOW, a factor for the
+ * other two; also RUNS, see effort(). */
+static int mib = 32;		/* how much memory a VMM has */
+static double deadline = 20;	/* seconds, for whatever has to happen */
+static double at_once = 2;	/* seconds, for helper and memory to be gone */
+
+/* Between the judge and its VMMs. */
+static struct {
+	volatile int ready, helper, second, result, go, alive, counter;
+	volatile int entered, passed, attempt, target;
+	char broken[256];
+} *sh;
+
+static int lockfd = -1;
+static pid_t vmm;
+
+/* A check that fails ends the test; in a VMM it tells the judge. */
+static char *broken(const char *file, int line, const char *what)
+{
+	snprintf(sh->broken, sizeof(sh->broken), "%s:%d: %s (errno %d)", file, line, what, errno);
+	return sh->broken;
+}
+#define CHECK(c) do { if (!(c)) return broken(__FILE__, __LINE__, #c); } while (0)
+#define MUST(c) do { if (!(c)) { broken(__FILE__, __LINE__, #c); _exit(99); } } while (0)
+#define TRY(c) do { const char *r_ = (c); if (r_) return r_; } while (0)
+#define SKIP(why) return "SKIP " why
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void nap(void)
+{
+	struct timespec t = { 0, 500000 };
+
+	nanosleep(&t, NULL);
+}
+
+/* Waits until c holds; false when the deadline passes first. */
+#define UNTIL(seconds, c) __extension__ ({ \
+	double end_ = now() + (seconds); \
+	int holds_; \
+	while (!(holds_ = !!(c)) && now() < end_) \
+		nap(); \
+	holds_; })
+
+static int reap(pid_t pid, int *status)
+{
+	int unused;
+
+	return UNTIL(deadline, waitpid(pid, status ? status : &unused, WNOHANG | __WALL) == pid);
+}
+
+static int mm_held(void)
+{
+	if (flock(lockfd, LOCK_EX | LOCK_NB))
+		return 1;
+	flock(lockfd, LOCK_UN);
+	return 0;
+}
+
+/* No helper, no zombie, memory back. */
+static int gone(pid_t helper)
+{
+	return UNTIL(at_once, waitpid(helper, NULL, WNOHANG | __WALL) == helper) && !mm_held();
+}
+
+/* How often to repeat what is repeated. */
+static int effort(int usual)
+{
+	const char *s = getenv("RUNS");
+
+	return s ? atoi(s) : usual;
+}
+
+static char *slurp(const char *format, pid_t pid)
+{
+	static char buf[65536];
+	char path[64];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), format, pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+	buf[n > 0 ? n : 0] = 0;
+	if (fd >= 0)
+		close(fd);
+	return buf;
+}
+
+/* The value of a line in /proc/PID/status, "" if there is none. */
+static const char *status(pid_t pid, const char *key)
+{
+	static char value[128];
+	char *at = slurp("/proc/%d/status", pid);
+	size_t n = strlen(key);
+
+	*value = 0;
+	for (; at && *at; at = strchr(at, '\n'), at += !!at)
+		if (!strncmp(at, key, n) && at[n] == ':') {
+			snprintf(value, sizeof(value), "%.*s", (int)strcspn(at + n + 1, "\n"), at + n + 1);
+			memmove(value, value + strspn(value, " \t"), strlen(value));
+			break;
+		}
+	return value;
+}
+
+static char state(pid_t pid)
+{
+	return *status(pid, "State");
+}
+
+static long rss_kib(pid_t pid)
+{
+	return atol(status(pid, "RssAnon"));
+}
+
+static long switches(pid_t pid)
+{
+	return atol(status(pid, "voluntary_ctxt_switches")) +
+		atol(status(pid, "nonvoluntary_ctxt_switches"));
+}
+
+static int open_files(pid_t pid)
+{
+	char path[64];
+	struct dirent *e;
+	DIR *d;
+	int n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	if (!(d = opendir(path)))
+		return -1;
+	while ((e = readdir(d)))
+		n += *e->d_name != '.';
+	closedir(d);
+	return n;
+}
+
+static int has_pidfd(pid_t helper)
+{
+	return open_files(helper) == 1;
+}
+
+/* Puts a process to sleep where nothing but SIGCONT and SIGKILL wakes it. */
+static int freeze(pid_t pid)
+{
+	return !kill(pid, SIGSTOP) && UNTIL(deadline, state(pid) == 'T');
+}
+
+static int thaw(pid_t pid)
+{
+	return !kill(pid, SIGCONT) && UNTIL(deadline, state(pid) == 'S');
+}
+
+/* Makes this process's address space one that mm_held and the RSS can see. */
+static void hold_memory(void)
+{
+	char path[64];
+	char *block;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", lockfd);
+	fd = open(path, O_RDWR);
+	MUST(fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB));
+	MUST(mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED);
+	close(fd);
+	close(lockfd);
+	block = malloc((size_t)mib << 20);
+	MUST(block);
+	madvise((char *)(((uintptr_t)block + 4095) & ~(uintptr_t)4095), ((size_t)mib << 20) - 4096,
+		MADV_NOHUGEPAGE);
+	memset(block, 0x5a, (size_t)mib << 20);
+}
+
+/* Tells the judge that the VMM is what the test wants it to be, and stays so. */
+static void ready(void)
+{
+	__atomic_store_n(&sh->ready, 1, __ATOMIC_SEQ_CST);
+}
+
+static void start(void)
+{
+	int ret;
+
+	errno = 77;
+	ret = sh->result = async_teardown_start();
+	MUST(errno == 77);
+	MUST(ret > 0);
+	sh->helper = ret;
+}
+
+static const char *spawn(void (*body)(void))
+{
+	memset(sh, 0, sizeof(*sh));
+	if (lockfd >= 0)
+		close(lockfd);
+	lockfd = memfd_create("lock", MFD_CLOEXEC);
+	CHECK(lockfd >= 0 && !ftruncate(lockfd, 4096));
+	vmm = fork();
+	CHECK(vmm >= 0);
+	if (!vmm) {
+		signal(SIGINT, SIG_DFL);	/* ignored in a shell's background job */
+		signal(SIGHUP, SIG_DFL);
+		hold_memory();
+		body();
+		ready();
+		for (;;)
+			pause();
+	}
+	if (!UNTIL(deadline, sh->ready || *sh->broken)) {
+		kill(vmm, SIGKILL);
+		return "the VMM was not ready in time";
+	}
+	return *sh->broken ? sh->broken : NULL;
+}
+
+/* Ends the VMM and sees that the helper, which cannot run then, has the memory. */
+static const char *ended_by(int how(void), int expect)
+{
+	pid_t helper = sh->helper;
+	int st;
+
+	CHECK(freeze(helper));
+	CHECK(how());
+	CHECK(reap(vmm, &st));
+	CHECK(WIFSIGNALED(st) ? WTERMSIG(st) == expect : WEXITSTATUS(st) == -expect);
+	CHECK(mm_held());
+	CHECK(rss_kib(helper) >= mib * 1024L);
+	CHECK(!kill(helper, SIGCONT));
+	CHECK(gone(helper));
+	return NULL;
+}
+
+static int by_kill(void) { return !kill(vmm, SIGKILL); }
+static int by_group(void) { return !kill(-vmm, SIGKILL); }
+static int by_go(void) { return sh->go = 1; }
+
+static const char *killed_asynchronously(void)
+{
+	return ended_by(by_kill, SIGKILL);
+}
+
+/* Kills a VMM without a helper: then its memory is freed before it is reaped. */
+static const char *killed_synchronously(void)
+{
+	CHECK(mm_held());
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(!mm_held());
+	return NULL;
+}
+
+static void await_go(void)
+{
+	while (!sh->go)
+		nap();
+}
+
+/* --- how a VMM ends -------------------------------------------------- */
+
+static void end_exit(void) { start(); ready(); await_go(); exit(3); }
+static void end_abort(void) { start(); ready(); await_go(); abort(); }
+static void end_segv(void) { start(); ready(); await_go(); *(volatile int *)(uintptr_t)sh->entered = 0; }
+static void end_term(void) { start(); ready(); await_go(); raise(SIGTERM); }
+
+static const char *ends(void)
+{
+	TRY(spawn(end_exit)); TRY(ended_by(by_go, -3));
+	TRY(spawn(end_abort)); TRY(ended_by(by_go, SIGABRT));
+	TRY(spawn(end_segv)); TRY(ended_by(by_go, SIGSEGV));
+	TRY(spawn(end_term)); TRY(ended_by(by_go, SIGTERM));
+	TRY(spawn(start)); TRY(ended_by(by_kill, SIGKILL));
+	return NULL;
+}
+
+static void start_as_root_then_drop(void)
+{
+	start();
+	MUST(!setgroups(0, NULL) && !setresgid(NOBODY, NOBODY, NOBODY) &&
+		!setresuid(NOBODY, NOBODY, NOBODY));
+	sh->second = async_teardown_stop();
+}
+
+static const char *drops_uid(void)
+{
+	pid_t helper;
+
+	if (geteuid())
+		SKIP("needs root");
+	TRY(spawn(start_as_root_then_drop));
+	CHECK(sh->second == -EPERM);
+	CHECK(state(sh->helper) == 'S');
+	TRY(killed_asynchronously());
+	/* and once not stopped, so that nothing but the end itself wakes it */
+	TRY(spawn(start_as_root_then_drop));
+	helper = sh->helper;
+	CHECK(by_kill() && reap(vmm, NULL) && gone(helper));
+	return NULL;
+}
+
+static void *start_in_thread(void *arg)
+{
+	(void)arg;
+	start();
+	return NULL;
+}
+
+static void start_in_thread_that_ends(void)
+{
+	size_t size = 1 << 20;
+	char *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_attr_t attr;
+	pthread_t t;
+
+	/* libc keeps the thread-local storage at the end of the stack */
+	MUST(stack != MAP_FAILED && !pthread_attr_init(&attr) &&
+		!pthread_attr_setstack(&attr, stack, size));
+	MUST(!pthread_create(&t, &attr, start_in_thread, NULL) && !pthread_join(t, NULL));
+	MUST(!munmap(stack, size));
+}
+
+static const char *starter_thread_ends(void)
+{
+	pid_t helper;
+	long before;
+
+	TRY(spawn(start_in_thread_that_ends));
+	helper = sh->helper;
+	before = switches(helper);
+	CHECK(freeze(helper) && thaw(helper));	/* run its code once more */
+	if (!has_pidfd(helper))
+		CHECK(UNTIL(deadline, switches(helper) > before + 5));
+	CHECK(state(helper) == 'S');
+	return killed_asynchronously();
+}
+
+static void *sleeper(void *arg)
+{
+	(void)arg;
+	__atomic_add_fetch(&sh->counter, 1, __ATOMIC_SEQ_CST);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static void make_threads(int n)
+{
+	pthread_attr_t attr;
+	pthread_t t;
+	int i;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 65536 > PTHREAD_STACK_MIN ? 65536 : PTHREAD_STACK_MIN);
+	for (i = 0; i < n; i++)
+		MUST(!pthread_create(&t, &attr, sleeper, NULL));
+	MUST(UNTIL(deadline, sh->counter >= n));
+}
+
+static int threads_wanted;
+static void start_with_threads(void) { make_threads(threads_wanted); start(); }
+
+static double cpu(const struct rusage *u)
+{
+	return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+		(double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
+}
+
+/*
+ * Who tore down?  Not stopped here, for that would hide the race: the helper
+ * has used the CPU time that the teardown takes, or next to none.
+ */
+static const char *race(int threads, int runs)
+{
+	struct rusage use;
+	double reference = 0;
+	pid_t helper;
+	int i, st, synchronous = 0;
+
+	threads_wanted = threads;
+	for (i = -3; i < runs; i++) {
+		TRY(spawn(start_with_threads));
+		helper = sh->helper;
+		if (i < 0)
+			CHECK(freeze(helper));
+		CHECK(by_kill() && reap(vmm, NULL));
+		if (i < 0)
+			CHECK(!kill(helper, SIGCONT));
+		CHECK(UNTIL(at_once, wait4(helper, &st, WNOHANG | __WALL, &use) == helper));
+		if (i < 0 && (reference == 0 || cpu(&use) < reference))
+			reference = cpu(&use);
+		else if (i >= 0)
+			synchronous += cpu(&use) < reference / 3;
+	}
+	if (synchronous)
+		fprintf(stderr, "# %d threads: %d of %d runs synchronous\n", threads, synchronous, runs);
+	CHECK(synchronous == 0);
+	return NULL;
+}
+
+static const char *race_4(void) { return race(4, effort(200)); }
+static const char *race_64(void) { return race(64, effort(100)); }
+static const char *race_512(void) { return race(512, effort(20)); }
+
+static void *last_thread(void *arg)
+{
+	(void)arg;
+	await_go();
+	_exit(0);
+}
+
+static void main_thread_leaves(void)
+{
+	pthread_t t;
+
+	start();
+	MUST(!pthread_create(&t, NULL, last_thread, NULL));
+	ready();
+	pthread_exit(NULL);
+}
+
+static const char *main_thread_exits(void)
+{
+	pid_t helper;
+	long before;
+
+	TRY(spawn(main_thread_leaves));
+	helper = sh->helper;
+	CHECK(UNTIL(deadline, state(vmm) == 'Z'));
+	before = switches(helper);
+	CHECK(freeze(helper) && thaw(helper));
+	if (!has_pidfd(helper))	/* see it time out and stay */
+		CHECK(UNTIL(deadline, switches(helper) > before + 5));
+	CHECK(state(helper) == 'S' && mm_held());
+	return ended_by(by_go, 0);
+}
+
+static void *churn(void *arg)
+{
+	unsigned seed = (unsigned)(uintptr_t)arg;
+	void *p[64] = { NULL };
+
+	while (!sh->go) {
+		seed = seed * 1103515245 + 12345;
+		free(p[seed >> 16 & 63]);
+		p[seed >> 16 & 63] = malloc(seed >> 20);
+		sh->alive++;
+	}
+	return NULL;
+}
+
+static void start_beside_churning_heap(void)
+{
+	pthread_t t[4];
+	int i, before;
+
+	for (i = 0; i < 4; i++)
+		MUST(!pthread_create(&t[i], NULL, churn, (void *)(uintptr_t)(i + 1)));
+	for (i = 0; i < effort(1000); i++) {
+		errno = 77;
+		MUST(async_teardown_start() > 0 && errno == 77);
+		free(malloc((size_t)i));
+		MUST(async_teardown_stop() == 0 && errno == 77);
+	}
+	before = sh->alive;
+	MUST(UNTIL(deadline, sh->alive > before + 10000));
+	sh->go = 1;
+	for (i = 0; i < 4; i++)
+		MUST(!pthread_join(t[i], NULL));
+	start();
+}
+
+static const char *churning_heap(void)
+{
+	TRY(spawn(start_beside_churning_heap));
+	return killed_asynchronously();
+}
+
+static void start_and_fork(void)
+{
+	pid_t child;
+
+	start();
+	child = fork();
+	MUST(child >= 0);
+	if (!child) {
+		MUST(async_teardown_stop() == 0);	/* not its own to stop */
+		MUST((sh->second = async_teardown_start()) > 0 && sh->second != sh->helper);
+		ready();
+		for (;;)
+			pause();
+	}
+	sh->target = child;
+	MUST(UNTIL(deadline, sh->ready));
+}
+
+static const char *forks(void)
+{
+	pid_t helper, child, childs;
+
+	/* the child dies first, */
+	TRY(spawn(start_and_fork));
+	CHECK(state(sh->helper) == 'S' && state(sh->second) == 'S');
+	kill(sh->target, SIGKILL);
+	CHECK(UNTIL(at_once, waitpid(sh->second, NULL, WNOHANG | __WALL) == sh->second));
+	CHECK(freeze(sh->helper) && thaw(sh->helper));
+	helper = sh->helper;
+	CHECK(by_kill() && reap(vmm, NULL) && gone(helper));
+	/* and the parent */
+	TRY(spawn(start_and_fork));
+	helper = sh->helper, childs = sh->second, child = sh->target;
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(UNTIL(at_once, waitpid(helper, NULL, WNOHANG | __WALL) == helper));
+	CHECK(freeze(childs) && thaw(childs));
+	CHECK(!kill(child, SIGKILL) && reap(child, NULL) && gone(childs));
+	return NULL;
+}
+
+static void *start_and_stop(void *arg)
+{
+	(void)arg;
+	while (!sh->go) {
+		async_teardown_start();
+		async_teardown_stop();
+	}
+	return NULL;
+}
+
+static void fork_while_starting(void)
+{
+	pthread_t t;
+	pid_t child;
+	int i, st;
+
+	MUST(!pthread_create(&t, NULL, start_and_stop, NULL));
+	for (i = 0; i < effort(300); i++) {
+		child = fork();
+		if (!child) {
+			alarm((unsigned)deadline);
+			_exit(async_teardown_start() > 0 && async_teardown_stop() == 0 ? 0 : 1);
+		}
+		MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	}
+	sh->go = 1;
+	MUST(!pthread_join(t, NULL));
+}
+
+static const char *forks_while_starting(void)
+{
+	TRY(spawn(fork_while_starting));
+	return killed_synchronously();
+}
+
+static void daemonize(void)
+{
+	if (fork())
+		_exit(0);
+	setsid();
+	sh->target = getpid();
+}
+
+static void start_as_daemon(void) { daemonize(); start(); }
+static void start_before_daemon(void) { start(); daemonize(); }
+
+static const char *daemonizes(void)
+{
+	pid_t helper;
+
+	TRY(spawn(start_as_daemon));
+	CHECK(reap(vmm, NULL));
+	vmm = sh->target;
+	TRY(killed_asynchronously());
+
+	TRY(spawn(start_before_daemon));
+	helper = sh->helper;
+	CHECK(reap(vmm, NULL));
+	CHECK(UNTIL(at_once, waitpid(helper, NULL, WNOHANG | __WALL) == helper));
+	vmm = sh->target;
+	return killed_synchronously();
+}
+
+static void exec_sleep(void)
+{
+	if (sh->counter)
+		sh->result = async_teardown_stop();
+	ready();
+	execl("/proc/self/exe", "scenarios", "--pause", (char *)NULL);
+	_exit(98);
+}
+
+static void start_stop_exec(void) { start(); sh->counter = 1; exec_sleep(); }
+static void start_exec(void) { start(); exec_sleep(); }
+
+static const char *execs(void)
+{
+	pid_t helper;
+
+	TRY(spawn(start_stop_exec));
+	CHECK(sh->result == 0);
+	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
+	CHECK(UNTIL(at_once, !mm_held()));	/* nothing left of the old memory */
+	CHECK(by_kill() && reap(vmm, NULL));
+
+	/* without stop it stays, but no longer than the process */
+	TRY(spawn(start_exec));
+	helper = sh->helper;
+	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
+	CHECK(mm_held() && state(helper) == 'S');
+	CHECK(by_kill() && reap(vmm, NULL) && gone(helper));
+	return NULL;
+}
+
+static void start_and_stop_often(void)
+{
+	long before = 0;
+	int i, ret;
+
+	MUST(async_teardown_stop() == 0);
+	for (i = 0; i < effort(1000); i++) {
+		ret = async_teardown_start();
+		MUST(ret > 0 && async_teardown_start() == ret);
+		MUST(async_teardown_stop() == 0 && async_teardown_stop() == 0);
+		MUST(kill(ret, 0) < 0 && errno == ESRCH);
+		if (i == 0)
+			before = rss_kib(getpid());
+	}
+	MUST(rss_kib(getpid()) <= before + 64);
+	MUST(waitpid(-1, NULL, __WALL | WNOHANG) < 0 && errno == ECHILD);
+}
+
+static const char *start_stop(void)
+{
+	TRY(spawn(start_and_stop_often));
+	return killed_synchronously();
+}
+
+/* --- groups and terminals -------------------------------------------- */
+
+static void start_in_group(void) { MUST(!setpgid(0, 0)); start(); }
+
+static const char *killed_by_group(void)
+{
+	TRY(spawn(start_in_group));
+	return ended_by(by_group, SIGKILL);
+}
+
+static int terminal = -1;
+static void start_on_terminal(void)
+{
+	int fd;
+
+	MUST(setsid() > 0);
+	fd = open(ptsname(terminal), O_RDWR);
+	MUST(fd >= 0 && !ioctl(fd, TIOCSCTTY, 0));
+	close(terminal);
+	start();
+}
+static int by_interrupt(void) { return write(terminal, "\003", 1) == 1; }
+static int by_hangup(void) { return !close(terminal); }
+
+static const char *terminals(void)
+{
+	terminal = posix_openpt(O_RDWR | O_NOCTTY);
+	if (terminal < 0 || grantpt(terminal) || unlockpt(terminal))
+		SKIP("no pseudo-terminals");
+	TRY(spawn(start_on_terminal));
+	TRY(ended_by(by_interrupt, SIGINT));
+	close(terminal);
+	CHECK((terminal = posix_openpt(O_RDWR | O_NOCTTY)) >= 0 && !unlockpt(terminal));
+	TRY(spawn(start_on_terminal));
+	return ended_by(by_hangup, SIGHUP);
+}
+
+static void count_sigchld(int sig) { (void)sig; sh->counter++; }
+
+static void wait_for_children(void)
+{
+	pid_t child;
+	int i;
+
+	signal(SIGCHLD, count_sigchld);
+	start();
+	MUST(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+	for (i = 0; i < 3; i++)
+		if (!fork())
+			_exit(0);
+	for (i = 0; (child = waitpid(-1, NULL, 0)) > 0 || errno == EINTR; )
+		if (child > 0) {
+			MUST(child != sh->helper);
+			i++;
+		}
+	MUST(i == 3 && errno == ECHILD);
+	MUST(UNTIL(deadline, sh->counter > 0));
+	sh->counter = 0;
+	kill(sh->helper, SIGKILL);
+	MUST(UNTIL(deadline, state(sh->helper) == 'Z'));
+	MUST(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+	MUST(async_teardown_stop() == 0);
+	MUST(sh->counter == 0);
+}
+
+static const char *wait_loops(void)
+{
+	TRY(spawn(wait_for_children));
+	return killed_synchronously();
+}
+
+/* --- control groups --------------------------------------------------- */
+
+static char cgroup[128];
+
+static int put(const char *file, const char *text)
+{
+	char path[192];
+	int fd, ok;
+
+	snprintf(path, sizeof(path), "%s/%s", cgroup, file);
+	if ((fd = open(path, O_WRONLY | O_CLOEXEC)) < 0)
+		return 0;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+static int join(pid_t pid)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", pid);
+	return put("cgroup.procs", text);
+}
+
+/* A control group of our own under one of these that has the file. */
+static int make_cgroup(const char *const *roots, const char *file)
+{
+	char path[192];
+
+	for (; *roots; roots++) {
+		snprintf(cgroup, sizeof(cgroup), "%s/async-teardown-%d", *roots, getpid());
+		if (mkdir(cgroup, 0755))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", cgroup, file);
+		if (!access(path, W_OK))
+			return 1;
+		rmdir(cgroup);
+	}
+	return 0;
+}
+
+static void start_then_eat(void)
+{
+	size_t n;
+
+	MUST(join(getpid()));
+	start();
+	ready();
+	await_go();
+	for (n = 0; n < 4096; n++)
+		memset(malloc(1 << 20), 1, 1 << 20);
+}
+
+static const char *oom(void)
+{
+	static const char *const v1[] = { "/sys/fs/cgroup/memory", NULL };
+	static const char *const v2[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL };
+	const char *r;
+	pid_t helper;
+	int st;
+
+	if (make_cgroup(v1, "memory.limit_in_bytes"))
+		put("memory.limit_in_bytes", "100663296");
+	else if (make_cgroup(v2, "memory.max"))
+		put("memory.max", "100663296"), put("memory.swap.max", "0");
+	else
+		SKIP("no memory control group can be made");
+	r = spawn(start_then_eat);
+	if (r)
+		return r;
+	helper = sh->helper;
+	sh->go = 1;
+	CHECK(reap(vmm, &st));
+	CHECK(WIFSIGNALED(st) && WTERMSIG(st) == SIGKILL);
+	CHECK(gone(helper));
+	CHECK(UNTIL(at_once, !rmdir(cgroup)));
+	return NULL;
+}
+
+static const char *frozen(void)
+{
+	static const char *const v1[] = { "/sys/fs/cgroup/freezer", NULL };
+	static const char *const v2[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL };
+	const char *file, *on = "FROZEN", *off = "THAWED";
+	char path[192];
+	int i;
+
+	if (make_cgroup(v1, file = "freezer.state"))
+		;
+	else if (make_cgroup(v2, file = "cgroup.freeze"))
+		on = "1", off = "0";
+	else
+		SKIP("no control group with a freezer can be made");
+	TRY(spawn(start));
+	CHECK(join(sh->helper));
+	for (i = 0; i < 5; i++) {
+		CHECK(put(file, on));
+		snprintf(path, sizeof(path), "%s/%s", cgroup, *on == '1' ? "cgroup.events" : file);
+		CHECK(UNTIL(deadline, strstr(slurp(path, 0), *on == '1' ? "frozen 1" : "FROZEN")));
+		CHECK(put(file, off));
+		CHECK(thaw(sh->helper));
+	}
+	/* The VMM dies while the helper is frozen: reaped all the same. */
+	CHECK(put(file, on));
+	CHECK(UNTIL(deadline, strstr(slurp(path, 0), *on == '1' ? "frozen 1" : "FROZEN")));
+	CHECK(by_kill() && reap(vmm, NULL) && mm_held());
+	CHECK(put(file, off));
+	CHECK(gone(sh->helper));
+	CHECK(UNTIL(at_once, !rmdir(cgroup)));
+	return NULL;
+}
+
+/* --- how a helper lives ----------------------------------------------- */
+
+static void restart(void)
+{
+	start();
+	ready();
+	await_go();
+	sh->second = async_teardown_start();
+	sh->go = 0;
+}
+
+static const char *helper_killed(void)
+{
+	pid_t first;
+
+	TRY(spawn(restart));
+	first = sh->helper;
+	CHECK(!kill(first, SIGKILL) && UNTIL(deadline, state(first) == 'Z'));
+	CHECK(UNTIL(deadline, state(vmm) == 'S') && mm_held());
+	sh->go = 1;
+	CHECK(UNTIL(deadline, !sh->go));
+	CHECK(sh->second > 0 && sh->second != first);
+	CHECK(kill(first, 0) && errno == ESRCH);	/* and the first is reaped */
+	sh->helper = sh->second;
+	TRY(killed_asynchronously());
+
+	TRY(spawn(start));
+	CHECK(!kill(sh->helper, SIGKILL) && UNTIL(deadline, state(sh->helper) == 'Z'));
+	TRY(killed_synchronously());
+	CHECK(reap(sh->helper, NULL));
+	return NULL;
+}
+
+static const char *signals(void)
+{
+	int i;
+
+	TRY(spawn(start));
+	for (i = 1; i <= 64; i++)
+		if (i != SIGKILL && i != SIGSTOP)
+			CHECK(!kill(sh->helper, i));
+	/* what was pending would be seen to before it sleeps again */
+	for (i = 0; i < 5; i++)
+		CHECK(freeze(sh->helper) && thaw(sh->helper));
+	CHECK(mm_held());
+	return killed_asynchronously();
+}
+
+static const char *stopped_in_pause(void)
+{
+	int i;
+
+	/* anywhere on its way out, the pause before exiting included */
+	for (i = 0; i < 40; i++) {
+		struct timespec t = { 0, i * 50000 };
+
+		TRY(spawn(start));
+		CHECK(by_kill());
+		nanosleep(&t, NULL);
+		kill(sh->helper, SIGSTOP);
+		CHECK(reap(vmm, NULL));
+		kill(sh->helper, SIGCONT);
+		CHECK(UNTIL(at_once, waitpid(sh->helper, (int *)&sh->result, WNOHANG) == sh->helper));
+		CHECK(sh->result == 0);	/* not SIGSYS */
+	}
+	return NULL;
+}
+
+static const char *idle(void)
+{
+	struct timespec t = { 10, 0 };
+	long before;
+
+	TRY(spawn(start));
+	CHECK(UNTIL(deadline, state(sh->helper) == 'S'));
+	if (!has_pidfd(sh->helper)) {
+		TRY(killed_asynchronously());
+		SKIP("without pidfd it has to poll");
+	}
+	before = switches(sh->helper);
+	nanosleep(&t, NULL);
+	CHECK(before > 0 && switches(sh->helper) == before);
+	return killed_asynchronously();
+}
+
+static void start_in_own_place(void)
+{
+	MUST(!chdir("/proc"));
+	start();
+}
+
+static const char *what_it_is(void)
+{
+	char text[64];
+	ssize_t n;
+	char path[64];
+
+	TRY(spawn(start_in_own_place));
+	snprintf(text, sizeof(text), "cleanup/%d", vmm);
+	CHECK(!strcmp(status(sh->helper, "Name"), text));
+	CHECK(getsid(sh->helper) == sh->helper && getpgid(sh->helper) == sh->helper);
+	CHECK(atoi(status(sh->helper, "PPid")) == vmm);
+	snprintf(path, sizeof(path), "/proc/%d/cwd", sh->helper);
+	n = readlink(path, text, sizeof(text));
+	CHECK(n == 1 && *text == '/');
+	return killed_asynchronously();
+}
+
+static void start_sandboxed(void)
+{
+	char before[4096];
+
+	MUST(prctl(PR_SET_DUMPABLE, 1) == 0);
+	strcpy(before, strstr(slurp("/proc/%d/status", getpid()), "CapInh"));
+	*strstr(before, "Speculation") = 0;
+	start();
+	MUST(prctl(PR_GET_DUMPABLE) == 1);
+	*strstr(slurp("/proc/%d/status", getpid()), "Speculation") = 0;
+	MUST(!strcmp(before, strstr(slurp("/proc/%d/status", getpid()), "CapInh")) ||
+		!strncmp(before, strstr(slurp("/proc/%d/status", getpid()), "CapInh"), strlen(before)));
+}
+
+static const char *sandbox(void)
+{
+	static const char *const keys[] = { "CapInh", "CapPrm", "CapEff", "CapAmb" };
+	size_t i;
+
+	TRY(spawn(start_sandboxed));
+	for (i = 0; i < 4; i++)
+		CHECK(strtoull(status(sh->helper, keys[i]), NULL, 16) == 0);
+	CHECK(atoi(status(sh->helper, "NoNewPrivs")) == 1);
+	CHECK(atoi(status(sh->helper, "Seccomp")) == 2);
+	/* all but SIGKILL and SIGSTOP, and the one that rt_sigtimedwait waits for */
+	CHECK((strtoull(status(sh->helper, "SigBlk"), NULL, 16) | 1ULL << (SIGKILL - 1) |
+		1ULL << (SIGSTOP - 1) | !has_pidfd(sh->helper)) == ~0ULL);
+	return killed_asynchronously();
+}
+
+static void start_with_files(void)
+{
+	struct rlimit lim = { 16, 16 };
+	int fd[2], i;
+
+	MUST(!pipe(fd));
+	for (i = 0; i < 900; i++)
+		MUST(dup(0) >= 0);
+	/* above where the limit will be */
+	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
+	start();
+	/* the caller still has them */
+	MUST(write(fd[1], "x", 1) == 1);
+	for (i = 0; i < 900; i++)
+		MUST(fcntl(fd[1] + 1 + i, F_GETFD) == 0);
+}
+
+static const char *holds_nothing(void)
+{
+	char path[64], link[64] = "";
+	int n;
+
+	TRY(spawn(start_with_files));
+	n = open_files(sh->helper);
+	CHECK(n == 0 || n == 1);
+	snprintf(path, sizeof(path), "/proc/%d/fd/0", sh->helper);
+	if (n == 1) {
+		CHECK(readlink(path, link, sizeof(link) - 1) > 0);
+		CHECK(strstr(link, "pidfd"));
+	}
+	return killed_asynchronously();
+}
+
+static void start_without_proc(void)
+{
+	int i;
+
+	for (i = 0; i < 100; i++)
+		MUST(dup(0) >= 0);
+	MUST(!chroot("/dev") && !chdir("/") && access("/proc", F_OK));
+	start();
+}
+
+static const char *without_proc(void)
+{
+	if (geteuid())
+		SKIP("chroot needs root");
+	TRY(spawn(start_without_proc));
+	CHECK(open_files(sh->helper) <= 1);
+	return killed_asynchronously();
+}
+
+/* --- what start and stop leave alone, and how they fail ---------------- */
+
+static long fd_map(void)
+{
+	long map = 0;
+	int fd;
+
+	for (fd = 0; fd < 63; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			map |= 1L << (fd % (int)(8 * sizeof(long)));
+	return map;
+}
+
+static void compare_around_start(void)
+{
+	unsigned char mask[2][128];
+	struct sigaction act[2];
+	sigset_t set;
+	long files = fd_map();
+	int i;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGRTMAX);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	for (i = 0; i < 3; i++) {
+		memset(mask, 0, sizeof(mask));
+		atd_syscall(__NR_rt_sigprocmask, 0, 0, atd_arg(mask[0]), ATD_SIGSET_BYTES, 0);
+		sigaction(SIGHUP, NULL, &act[0]);
+		errno = 77;
+		if (i == 0)
+			start();
+		else
+			MUST(async_teardown_stop() == 0);
+		MUST(errno == 77);
+		atd_syscall(__NR_rt_sigprocmask, 0, 0, atd_arg(mask[1]), ATD_SIGSET_BYTES, 0);
+		sigaction(SIGHUP, NULL, &act[1]);
+		MUST(!memcmp(mask[0], mask[1], sizeof(mask[0])) && fd_map() == files);
+		MUST(act[0].sa_handler == act[1].sa_handler);
+	}
+}
+
+static const char *leaves_caller_alone(void)
+{
+	TRY(spawn(compare_around_start));
+	return killed_synchronously();
+}
+
+static pthread_barrier_t barrier;
+static void *start_at_once(void *arg)
+{
+	pthread_barrier_wait(&barrier);
+	*(int *)arg = async_teardown_start();
+	return NULL;
+}
+
+static void start_in_all_threads(void)
+{
+	enum { N = 8 };
+	pthread_t t[N];
+	int pid[N], i, round;
+
+	pthread_barrier_init(&barrier, NULL, N);
+	for (round = 0; round < effort(100); round++) {
+		for (i = 0; i < N; i++)
+			MUST(!pthread_create(&t[i], NULL, start_at_once, &pid[i]));
+		for (i = 0; i < N; i++)
+			MUST(!pthread_join(t[i], NULL));
+		for (i = 0; i < N; i++)
+			MUST(pid[i] > 0 && pid[i] == pid[0]);
+		MUST(async_teardown_stop() == 0);
+		MUST(waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+	}
+}
+
+static const char *two_threads_at_once(void)
+{
+	TRY(spawn(start_in_all_threads));
+	return killed_synchronously();
+}
+
+static void fails_with(int error)
+{
+	long files = fd_map();
+
+	errno = 77;
+	sh->result = async_teardown_start();
+	MUST(errno == 77 && fd_map() == files);
+	MUST(sh->result == error);
+	/* and has been reaped */
+	MUST(waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+	MUST(async_teardown_stop() == 0);
+}
+
+static void start_at_process_limit(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	if (!geteuid())
+		MUST(!setresuid(54321, 54321, 54321));
+	MUST(!setrlimit(RLIMIT_NPROC, &none));
+	fails_with(-EAGAIN);
+}
+
+static const char *process_limit(void)
+{
+	TRY(spawn(start_at_process_limit));
+	return killed_synchronously();
+}
+
+#define STMT(code, k) { code, 0, 0, k }
+#define JEQ(k, yes, no) { 0x15, yes, no, k }
+enum { ALLOW = 0x7fff0000, ERRNO = 0x50000, KILL = 0 };
+
+static void filter(const struct atd_insn *insns, size_t n)
+{
+	struct atd_prog prog;
+
+	prog.len = (unsigned short)n;
+	prog.insns = insns;
+	if (geteuid())
+		MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	MUST(!prctl(PR_SET_SECCOMP, 2, &prog, 0, 0));
+}
+
+static void start_where_clone_is_refused(void)
+{
+	static const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(__NR_clone, 0, 1), STMT(6, ERRNO | EPERM), STMT(6, ALLOW)
+	};
+
+	filter(insns, 4);
+	fails_with(-EPERM);
+}
+
+static void start_where_setsid_kills(void)
+{
+	static const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(__NR_setsid, 0, 1), STMT(6, KILL), STMT(6, ALLOW)
+	};
+
+	filter(insns, 4);
+	fails_with(-EPERM);
+}
+
+static const char *seccomp_refuses(void)
+{
+	TRY(spawn(start_where_clone_is_refused));
+	TRY(killed_synchronously());
+	TRY(spawn(start_where_setsid_kills));
+	return killed_synchronously();
+}
+
+static void start_as_pid_1(void)
+{
+	MUST(getpid() == 1);
+	fails_with(-EOPNOTSUPP);
+}
+
+static void start_after_unshare(void)
+{
+	MUST(!unshare(CLONE_NEWPID));
+	fails_with(-EOPNOTSUPP);
+}
+
+static const char *pid_namespaces(void)
+{
+	TRY(spawn(start));	/* a judge that may unshare itself later */
+	TRY(killed_asynchronously());
+	if (unshare(CLONE_NEWPID) && unshare(CLONE_NEWUSER | CLONE_NEWPID))
+		SKIP("no PID namespace can be made");
+	TRY(spawn(start_as_pid_1));
+	TRY(killed_synchronously());
+	return NULL;
+}
+
+static const char *unshared_pid_namespace(void)
+{
+	if (geteuid())
+		SKIP("needs root");
+	TRY(spawn(start_after_unshare));
+	return killed_synchronously();
+}
+
+/*
+ * What a filter installed before start has to allow.  The header lists the
+ * same: every path, so that one list serves all kernels.
+ */
+static void start_under_exact_filter(void)
+{
+	static const unsigned listed[] = {
+		/* in the VMM */
+		__NR_rt_sigprocmask, __NR_getpid, __NR_wait4, __NR_clone, __NR_ppoll, __NR_kill,
+		/* in the helper */
+		__NR_setsid, ATD_NR_CLOSE_RANGE, __NR_unshare, __NR_openat, __NR_getdents64,
+		__NR_close, __NR_chdir, __NR_prctl, ATD_NR_PIDFD_OPEN, __NR_rt_sigtimedwait,
+		__NR_getppid, __NR_capset, __NR_exit_group,
+	};
+	enum { N = sizeof(listed) / sizeof(listed[0]) };
+	struct atd_insn insns[2 * N + 2] = { STMT(0x20, 0) };
+	int i;
+
+	for (i = 0; i < N; i++) {
+		insns[1 + 2 * i] = (struct atd_insn)JEQ(listed[i], 0, 1);
+		insns[2 + 2 * i] = (struct atd_insn)STMT(6, ALLOW);
+	}
+	insns[1 + 2 * N] = (struct atd_insn)STMT(6, KILL);
+	filter(insns, 2 * N + 2);
+	for (i = 0; i < 3; i++) {
+		sh->helper = async_teardown_start();
+		sh->second = async_teardown_stop();
+	}
+	sh->helper = async_teardown_start();
+	ready();
+	for (;;)	/* in nothing that is not listed */
+		atd_sleep_us(1000);
+}
+
+static const char *exact_filter(void)
+{
+	int helper;
+
+	TRY(spawn(start_under_exact_filter));
+	CHECK(sh->second == 0 && sh->helper > 0);
+	helper = sh->helper;
+	if (status(helper, "Seccomp_filters")[0])
+		CHECK(atoi(status(helper, "Seccomp_filters")) >= 2);
+	return killed_asynchronously();
+}
+
+static void start_then_sandbox(void)
+{
+	static const struct atd_insn insns[] = {	/* the helper needs none of these */
+		STMT(0x20, 0),
+		JEQ(__NR_clone, 5, 0), JEQ(__NR_ppoll, 4, 0), JEQ(__NR_wait4, 3, 0),
+		JEQ(__NR_kill, 2, 0), JEQ(__NR_exit_group, 1, 0), STMT(6, ALLOW), STMT(6, ERRNO | EPERM)
+	};
+
+	start();
+	if (!geteuid()) {
+		MUST(!chroot("/dev"));
+		MUST(!setgroups(0, NULL) && !setresgid(NOBODY, NOBODY, NOBODY) &&
+			!setresuid(NOBODY, NOBODY, NOBODY));
+	}
+	MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	filter(insns, 8);
+	/* nobody can tell any more whether there is a helper: no second one */
+	MUST(async_teardown_start() == -EPERM && async_teardown_stop() == -EPERM);
+}
+
+static const char *sandboxes_itself(void)
+{
+	TRY(spawn(start_then_sandbox));
+	return killed_asynchronously();
+}
+
+/* --- somebody takes over the VMM, and through it the helper ------------- */
+
+#if defined(__x86_64__) || defined(__aarch64__)
+static void evil(void)
+{
+	static char *argv[] = { (char *)(uintptr_t)"true", NULL };
+	long r = 0;
+
+	sh->entered = 1;
+	switch (sh->attempt) {
+	case 0: break;	/* stay within the list */
+	case 1: r = atd_syscall(__NR_openat, AT_FDCWD, atd_arg("/etc/passwd"), 0, 0, 0); break;
+	case 2: r = atd_syscall(__NR_execve, atd_arg("/bin/true"), atd_arg(argv), 0, 0, 0); break;
+	case 3: r = atd_syscall(__NR_kill, sh->target, SIGKILL, 0, 0, 0); break;
+	case 4: r = atd_syscall(__NR_sendto, 0, atd_arg(""), 1, 0, 0); break;
+	case 5: r = atd_syscall(__NR_clone, SIGCHLD, 0, 0, 0, 0); break;
+	case 6: r = atd_syscall(__NR_write, 1, atd_arg("x"), 1, 0, 0); break;
+#ifdef __x86_64__
+	case 7: r = atd_syscall(0x40000000 | __NR_getppid, 0, 0, 0, 0, 0); break;
+	case 8:	/* i386: 64 is getppid there too */
+		__asm__ volatile("int $0x80" : "=a"(r) : "0"(64) : "memory");
+		break;
+#endif
+	}
+	(void)r;
+	sh->passed = 1;
+	atd_syscall(__NR_exit_group, 42, 0, 0, 0, 0);
+}
+
+/* Rewrites the code that the helper returns to when it wakes. */
+static void start_taken_over(void)
+{
+#ifdef __x86_64__
+	unsigned char jump[] = { 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xe0 };
+	const int at = 2;
+#else
+	uint32_t jump[] = { 0x58000050 /* ldr x16, .+8 */, 0xd61f0200 /* br x16 */, 0, 0 };
+	const int at = 8;
+#endif
+	void (*to)(void) = evil;
+	char *word, *pc, *page;
+	size_t size = (size_t)sysconf(_SC_PAGESIZE);
+
+	start();
+	MUST(UNTIL(deadline, state(sh->helper) == 'S' &&
+		(word = strrchr(slurp("/proc/%d/syscall", sh->helper), ' '))));
+	pc = (char *)(uintptr_t)strtoull(word + 1, NULL, 16);
+	memcpy((char *)jump + at, &to, sizeof(to));
+	page = (char *)((uintptr_t)pc & ~(size - 1));
+	MUST(!mprotect(page, 2 * size, PROT_READ | PROT_WRITE | PROT_EXEC));
+	memcpy(pc, jump, sizeof(jump));
+	__builtin___clear_cache(pc, pc + sizeof(jump));
+}
+
+static const char *taken_over(void)
+{
+	int i, st, last = 6;
+	pid_t helper, bystander;
+
+#ifdef __x86_64__
+	last = 8;
+#endif
+	CHECK((bystander = fork()) >= 0);
+	if (!bystander)
+		for (;;)
+			pause();
+	for (i = 0; i <= last; i++) {
+		TRY(spawn(start_taken_over));
+		sh->attempt = i;
+		sh->target = bystander;
+		helper = sh->helper;
+		CHECK(by_kill() && reap(vmm, NULL));
+		CHECK(UNTIL(at_once, waitpid(helper, &st, WNOHANG | __WALL) == helper));
+		CHECK(sh->entered && !mm_held());
+		if (i == 0)
+			CHECK(sh->passed && WIFEXITED(st) && WEXITSTATUS(st) == 42);
+		else
+			CHECK(!sh->passed && WIFSIGNALED(st) && WTERMSIG(st) == SIGSYS);
+	}
+	CHECK(state(bystander) == 'S');
+	CHECK(!kill(bystander, SIGKILL) && reap(bystander, NULL));
+	return NULL;
+}
+#else
+static const char *taken_over(void)
+{
+	SKIP("knows how to rewrite code only on x86-64 and aarch64");
+}
+#endif
+
+static void measure_stack(void)
+{
+	unsigned i;
+
+	start();
+	for (i = 0; i < sizeof(atd_shared.stack) && !atd_shared.stack[i]; i++)
+		;
+	sh->counter = (int)i;
+}
+
+static const char *stack_is_enough(void)
+{
+	TRY(spawn(measure_stack));
+	if (getenv("VERBOSE"))
+		printf("# %d bytes of the stack never used\n", sh->counter);
+	CHECK(sh->counter >= 1024);
+	return killed_asynchronously();
+}
+
+static const struct {
+	const char *name;
+	const char *(*run)(void);
+	const char *says;
+} tests[] = {
+	{ "ends", ends, "exit, abort, SIGSEGV, SIGTERM, SIGKILL: reaped while the stopped helper has the memory" },
+	{ "what_it_is", what_it_is, "the helper's name, session, parent and working directory" },
+	{ "holds_nothing", holds_nothing, "holds no descriptor of the VMM's, even above RLIMIT_NOFILE" },
+	{ "without_proc", without_proc, "holds none without /proc either" },
+	{ "leaves_caller_alone", leaves_caller_alone, "errno, signal mask, dispositions, descriptors are the caller's own" },
+	{ "start_stop", start_stop, "a thousand starts and stops leave nothing" },
+	{ "two_threads_at_once", two_threads_at_once, "eight threads at once get the one helper" },
+	{ "process_limit", process_limit, "-EAGAIN at the process limit" },
+	{ "seccomp_refuses", seccomp_refuses, "-EPERM where a filter refuses clone or kills the helper" },
+	{ "pid_namespaces", pid_namespaces, "-EOPNOTSUPP for PID 1 of a PID namespace" },
+	{ "unshared_pid_namespace", unshared_pid_namespace, "-EOPNOTSUPP after unshare(CLONE_NEWPID)" },
+	{ "drops_uid", drops_uid, "the VMM drops root: no leak, and stop says -EPERM" },
+	{ "starter_thread_ends", starter_thread_ends, "the thread that called start ends, its stack and TLS are unmapped" },
+	{ "race_4", race_4, "4 threads killed, hundreds of times: never synchronous" },
+	{ "race_64", race_64, "64 threads likewise" },
+	{ "race_512", race_512, "512 threads likewise" },
+	{ "main_thread_exits", main_thread_exits, "the main thread leaves, the helper stays until the last one" },
+	{ "churning_heap", churning_heap, "a thousand starts beside threads that malloc and free" },
+	{ "forks", forks, "a forked child has no helper, and may have its own" },
+	{ "forks_while_starting", forks_while_starting, "fork while another thread is in start" },
+	{ "daemonizes", daemonizes, "daemonizing before and after start" },
+	{ "execs", execs, "stop, then exec: nothing left; exec alone: gone with the process" },
+	{ "killed_by_group", killed_by_group, "kill -9 of the process group" },
+	{ "terminals", terminals, "^C and a hangup of the terminal" },
+	{ "wait_loops", wait_loops, "wait and SIGCHLD never tell of the helper" },
+	{ "oom", oom, "OOM kill in a control group: both gone" },
+	{ "frozen", frozen, "frozen and thawed with its control group" },
+	{ "helper_killed", helper_killed, "helper killed: VMM undisturbed, next start makes another" },
+	{ "signals", signals, "every other signal: stays" },
+	{ "stopped_in_pause", stopped_in_pause, "stopped and continued on its way out" },
+	{ "idle", idle, "idle for 10 s: not one wake-up" },
+	{ "sandbox", sandbox, "no capabilities, no_new_privs, a filter; the VMM's own unchanged" },
+	{ "exact_filter", exact_filter, "start and stop under a filter of just the listed calls" },
+	{ "sandboxes_itself", sandboxes_itself, "start, then the VMM's own chroot, setuid and filter" },
+	{ "taken_over", taken_over, "taken over: open, execve, kill, sendto, clone, write, other ABIs are its death" },
+	{ "stack_is_enough", stack_is_enough, "a kilobyte of its stack is never touched" },
+};
+enum { TESTS = sizeof(tests) / sizeof(tests[0]) };
+
+/* Whatever is left of a test is our child now.  Ends it, and says how many. */
+static int left_behind(void)
+{
+	struct dirent *e;
+	DIR *d;
+	int n = 0;
+
+	UNTIL(at_once, waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+	if (waitpid(-1, NULL, WNOHANG | __WALL) < 0)
+		return 0;
+	while ((d = opendir("/proc"))) {
+		int more = 0;
+
+		while ((e = readdir(d)))
+			if (atoi(e->d_name) && atoi(status(atoi(e->d_name), "PPid")) == getpid()) {
+				kill(atoi(e->d_name), SIGKILL);
+				waitpid(atoi(e->d_name), NULL, __WALL);
+				n++, more = 1;
+			}
+		closedir(d);
+		if (!more)
+			break;
+	}
+	return n;
+}
+
+static int run(int i)
+{
+	const char *r;
+	pid_t judge;
+	int st, left, failed;
+
+	fflush(stdout);
+	memset(sh, 0, sizeof(*sh));
+	judge = fork();
+	if (!judge) {
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		alarm((unsigned)(15 * deadline));
+		r = tests[i].run();
+		if (r && !strncmp(r, "SKIP ", 5))
+			printf("ok - %s: %s # %s\n", tests[i].name, tests[i].says, r);
+		else if (r)
+			printf("not ok - %s: %s\n# %s\n", tests[i].name, tests[i].says, r);
+		else
+			printf("ok - %s: %s\n", tests[i].name, tests[i].says);
+		fflush(stdout);
+		_exit(r && strncmp(r, "SKIP ", 5));
+	}
+	waitpid(judge, &st, 0);
+	failed = st != 0;
+	if (WIFSIGNALED(st))
+		printf("not ok - %s: %s\n# signal %d\n", tests[i].name, tests[i].says, WTERMSIG(st));
+	left = left_behind();
+	if (left)
+		printf("# %s left %d processes behind\n", tests[i].name, left);
+	return failed || left;
+}
+
+/*
+ * For "deny": start has to fail with this error, and to have changed nothing.
+ * In no need of a call that the helper needs too, for it may be refused here.
+ */
+static int refused(int error)
+{
+	struct timespec moment = { 0, 20000000 };
+	struct rusage use;
+	long files = fd_map();
+	int i, ret;
+
+	for (i = 0; i < 3; i++) {
+		errno = 77;
+		ret = async_teardown_start();
+		if (ret != -error || errno != 77) {
+			printf("start returned %d, errno is %d\n", ret, errno);
+			return 1;
+		}
+		errno = 77;
+		ret = async_teardown_stop();
+		if ((ret != 0 && ret != -error) || errno != 77) {
+			printf("stop returned %d\n", ret);
+			return 1;
+		}
+	}
+	if (fd_map() != files) {
+		puts("descriptors have changed");
+		return 1;
+	}
+	nanosleep(&moment, NULL);
+	if (syscall(SYS_waitid, 0, 0, NULL, WEXITED | WNOHANG | __WALL, &use) != -1 || errno != ECHILD) {
+		puts("a child is left");
+		return 1;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	int i, a, names, failed = 0;
+
+	if (argc > 1 && !strcmp(argv[1], "--pause"))
+		for (;;)
+			pause();
+	if (argc > 2 && !strcmp(argv[1], "--refused"))
+		return refused(atoi(argv[2]));
+	if (argc > 1 && !strcmp(argv[1], "-n")) {
+		printf("%d\n", TESTS);
+		return 0;
+	}
+	names = argc - 1;
+	for (a = 1; a < argc; a++)
+		if (strchr(argv[a], '=')) {
+			putenv(argv[a]);
+			names--;
+		}
+	if (getenv("MIB"))
+		mib = atoi(getenv("MIB"));
+	if (getenv("SLOW")) {
+		deadline *= atof(getenv("SLOW"));
+		at_once *= atof(getenv("SLOW"));
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	signal(SIGPIPE, SIG_IGN);
+	sh = mmap(NULL, sizeof(*sh), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (sh == MAP_FAILED)
+		return 2;
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	for (i = 0; i < TESTS; i++) {
+		for (a = 1; a < argc && strcmp(argv[a], tests[i].name); a++)
+			;
+		if (!names || a < argc)
+			failed |= run(i);
+	}
+	return failed;
+}
