@@ -461,6 +461,7 @@ enum {
 	ATD_SIG_SETMASK = 2,
 	ATD_SIGSET_BYTES = 8,
 #endif
+	ATD_RLIMIT_CORE = 4,
 	ATD_PR_SET_PDEATHSIG = 1,
 	ATD_PR_SET_NAME = 15,
 	ATD_PR_SET_SECCOMP = 22,
@@ -472,6 +473,7 @@ enum {
 struct atd_sigset { unsigned long bits[ATD_SIGSET_BYTES / sizeof(long)]; };
 struct atd_timespec { long sec, nsec; };
 struct atd_pollfd { int fd; short events, revents; };
+struct atd_rlimit { unsigned long long cur, max; };
 struct atd_cap_header { unsigned int version; int pid; };
 struct atd_cap_data { unsigned int effective, permitted, inheritable; };
 struct atd_dirent {
@@ -656,6 +658,7 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 	};
 	struct atd_cap_header header;
 	struct atd_cap_data none[2];
+	struct atd_rlimit zero;
 	long ret;
 	int i;
 
@@ -706,6 +709,12 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 	for (i = 0; i < 2; i++)
 		none[i].effective = none[i].permitted = none[i].inheritable = 0;
 	ret = atd_syscall(__NR_capset, atd_arg(&header), atd_arg(none), 0, 0, 0);
+	if (ret < 0)
+		return ret;
+	/* Nor may its death by the filter leave a core dump in the directory
+	 * above, written with the uid that the VMM perhaps gave up. */
+	zero.cur = zero.max = 0;
+	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(&zero), 0, 0);
 	if (ret < 0)
 		return ret;
 	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);

@@ -25,7 +25,7 @@ static const struct { const char *name; unsigned nr; } calls[] = {
 	{ "capset", __NR_capset }, { "chdir", __NR_chdir }, { "clone", __NR_clone },
 	{ "close", __NR_close }, { "close_range", __NR_close_range },
 	{ "getdents64", __NR_getdents64 }, { "pidfd_open", __NR_pidfd_open },
-	{ "ppoll", __NR_ppoll }, { "prctl", __NR_prctl },
+	{ "ppoll", __NR_ppoll }, { "prctl", __NR_prctl }, { "prlimit64", __NR_prlimit64 },
 	{ "rt_sigprocmask", __NR_rt_sigprocmask },
 	{ "rt_sigtimedwait", __NR_rt_sigtimedwait }, { "setsid", __NR_setsid },
 	{ "unshare", __NR_unshare }, { "wait4", __NR_wait4 },

@@ -339,6 +339,7 @@ refusals() {	# the error to expect, the error to give, the calls
 	1 EPERM prctl:38
 	22 EINVAL prctl:22
 	1 EPERM capset
+	1 EPERM prlimit64
 	1 EPERM ppoll
 	38 ENOSYS wait4
 	1 EPERM rt_sigprocmask
@@ -375,9 +376,9 @@ section_tools() {
 				helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
 				sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' | sed 's/(.*//' >"$tmp/calls"
 				[ -s "$tmp/calls" ] || echo 'nothing traced'
-				grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|capset\|exit_group\|kill' "$tmp/calls"
-				# after capset, no_new_privs and the filter itself
-				sed '1,/^capset$/d' "$tmp/calls" | sed 1,2d |
+				grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|capset\|prlimit64\|exit_group\|kill' "$tmp/calls"
+				# after the limit, no_new_privs and the filter itself
+				sed '1,/^prlimit64$/d' "$tmp/calls" | sed 1,2d |
 					grep -vx 'ppoll\|rt_sigtimedwait\|getppid\|kill\|exit_group'
 				tail -n 1 "$tmp/calls" | grep -qx exit_group || echo 'does not end in exit_group'
 			done

@@ -956,15 +956,17 @@ static const char *idle(void)
 
 static void start_in_own_place(void)
 {
+	FILE *f;
+
 	MUST(!chdir("/proc"));
 	start();
+	MUST((f = fopen("/proc/self/oom_score_adj", "w")) && fputs("321", f) > 0 && !fclose(f));
 }
 
 static const char *what_it_is(void)
 {
-	char text[64];
+	char path[64], text[64], before[4096];
 	ssize_t n;
-	char path[64];
 
 	TRY(spawn(start_in_own_place));
 	snprintf(text, sizeof(text), "cleanup/%d", vmm);
@@ -974,6 +976,10 @@ static const char *what_it_is(void)
 	snprintf(path, sizeof(path), "/proc/%d/cwd", sh->helper);
 	n = readlink(path, text, sizeof(text));
 	CHECK(n == 1 && *text == '/');
+	/* charged where the VMM is charged, and killed as readily */
+	strcpy(before, slurp("/proc/%d/cgroup", vmm));
+	CHECK(!strcmp(before, slurp("/proc/%d/cgroup", sh->helper)));
+	CHECK(atoi(slurp("/proc/%d/oom_score_adj", sh->helper)) == 321);
 	return killed_asynchronously();
 }
 
@@ -1255,7 +1261,7 @@ static void start_under_exact_filter(void)
 		/* in the helper */
 		__NR_setsid, ATD_NR_CLOSE_RANGE, __NR_unshare, __NR_openat, __NR_getdents64,
 		__NR_close, __NR_chdir, __NR_prctl, ATD_NR_PIDFD_OPEN, __NR_rt_sigtimedwait,
-		__NR_getppid, __NR_capset, __NR_exit_group,
+		__NR_getppid, __NR_capset, __NR_prlimit64, __NR_exit_group,
 	};
 	enum { N = sizeof(listed) / sizeof(listed[0]) };
 	struct atd_insn insns[2 * N + 2] = { STMT(0x20, 0) };
@@ -1371,12 +1377,14 @@ static void start_taken_over(void)
 
 static const char *taken_over(void)
 {
+	struct rlimit core = { RLIM_INFINITY, RLIM_INFINITY };
 	int i, st, last = 6;
 	pid_t helper, bystander;
 
 #ifdef __x86_64__
 	last = 8;
 #endif
+	setrlimit(RLIMIT_CORE, &core);	/* where we may */
 	CHECK((bystander = fork()) >= 0);
 	if (!bystander)
 		for (;;)
@@ -1392,7 +1400,7 @@ static const char *taken_over(void)
 		if (i == 0)
 			CHECK(sh->passed && WIFEXITED(st) && WEXITSTATUS(st) == 42);
 		else
-			CHECK(!sh->passed && WIFSIGNALED(st) && WTERMSIG(st) == SIGSYS);
+			CHECK(!sh->passed && WIFSIGNALED(st) && WTERMSIG(st) == SIGSYS && !WCOREDUMP(st));
 	}
 	CHECK(state(bystander) == 'S');
 	CHECK(!kill(bystander, SIGKILL) && reap(bystander, NULL));
