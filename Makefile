@@ -15,7 +15,9 @@ test: $(BUILD)/demo $(BUILD)/deny $(BUILD)/scenarios $(BUILD)/kvm
 	CC='$(CC)' BUILD='$(BUILD)' sh test/run.sh
 
 bench: $(BUILD)/bench
-	$(BUILD)/bench $(BENCHFLAGS)
+	$(BUILD)/bench -o $(BUILD)/bench.csv -s $(BUILD)/bench.svg $(BENCHFLAGS)
+	$(CC) -x c -Os -DASYNC_TEARDOWN_IMPLEMENTATION -c -o $(BUILD)/size.o async_teardown.h
+	size $(BUILD)/size.o
 
 install:
 	mkdir -p '$(DESTDIR)$(PREFIX)/include'

@@ -1,3 +1,127 @@
+/*
+ * async_teardown.h - v1.0.0 - MIT OR Unlicense - a process with much memory is reaped at once
+ *
+ * When a process dies, the kernel frees all of its memory before its parent's
+ * wait returns.  For a virtual machine monitor (VMM) with a huge guest these are
+ * seconds to minutes in which the VM cannot be restarted.
+ *
+ *     #define ASYNC_TEARDOWN_IMPLEMENTATION     // in one C or C++ file
+ *     #include "async_teardown.h"
+ *
+ *     int helper = async_teardown_start();
+ *     if (helper < 0)
+ *         fprintf(stderr, "no asynchronous teardown: %s\n", strerror(-helper));
+ *     // either way the VMM goes on
+ *
+ * HOW IT WORKS
+ *
+ *     start clones a helper: a process of its own, which shares the VMM's memory
+ *     (CLONE_VM without CLONE_THREAD) and sleeps until every thread of the VMM
+ *     is gone, however it ended.  The helper then exits, and being the last to
+ *     use the memory, it is the one in whose exit the kernel frees it:
+ *
+ *     VMM     ====== guest runs ======x  reaped at once
+ *     helper         ..... sleeps ....|=pause=|=== memory is freed ===x
+ *
+ *     The helper stays in the VMM's control groups, so its memory and its time
+ *     are charged there as before.  It is a child of the VMM with exit signal 0,
+ *     which no wait without __WCLONE or __WALL sees.  Its name is cleanup/PID,
+ *     with the PID of the VMM: pgrep -x cleanup/1234 finds it.
+ *
+ * WHEN TO CALL IT
+ *
+ *     After daemonizing: a helper belongs to the process that started it.  When
+ *     the process is in its control group, and before a seccomp filter of its
+ *     own forbids clone; chroot, setuid and such filters may then follow.  Threads
+ *     may exist or not, and the calling one may end.  The helper keeps that
+ *     thread's scheduling policy, CPU affinity and control groups.
+ *
+ *     Before execve, call stop: the kernel tells nobody about an exec, and the
+ *     helper would keep the old memory until the process ends.  Likewise before
+ *     unloading (dlclose) the code that this file was compiled into.
+ *
+ * WHAT TO EXPECT
+ *
+ *   - The memory is back when the helper is gone, not when the VMM is: to start
+ *     the next VM at once there must be room for both.  To wait for it, take a
+ *     pidfd of the helper from the PID that start returned, or tail --pid=PID.
+ *   - Whatever was mapped stays in use until then: huge pages stay allocated, a
+ *     mapped VFIO device stays busy, a lock on a mapped file is held, and KVM
+ *     keeps the guest until its run areas are unmapped.
+ *   - SIGKILL is the one signal that ends the helper early, and the teardown is
+ *     then synchronous again.  Killing a whole control group does that, and so
+ *     does the OOM killer, which kills all that share the victim's memory.
+ *   - ps and top show the memory and the command line twice.
+ *   - Whoever inherits the helper when the VMM is gone (the nearest subreaper,
+ *     or PID 1) gets a SIGCHLD of it, and has to reap it.
+ *   - A core dump of the VMM is written before it counts as gone.  Before Linux
+ *     5.16 one also kills all that share the memory, so the teardown may be
+ *     synchronous (kernel commit 0258b5fd7c71).
+ *   - PID 1 of a PID namespace cannot have a helper; see start.  Valgrind does
+ *     not know clone with these flags and aborts.  Under qemu-user it is -EINVAL.
+ *
+ * SECURITY
+ *
+ *     The helper's memory is the VMM's.  Whoever takes over the VMM can make the
+ *     helper run what he likes, and it was cloned with the privileges that the
+ *     VMM may have given up since.  So before start returns, the helper
+ *
+ *       - holds no descriptor but the pidfd by which it waits for the VMM,
+ *       - has empty capability sets and no_new_privs, and may not dump core,
+ *       - runs under a seccomp filter (atd_filter below) that kills it for all
+ *         but ppoll, rt_sigtimedwait, getppid, exit_group, and kill with signal 0.
+ *
+ *     It keeps the uid, namespaces and control groups of the moment of start,
+ *     but can use none of them for anything.  What an attacker gains: he can ask
+ *     which PIDs exist, and he can stop the helper from leaving, so that the
+ *     memory stays (and a CPU busy) after the VMM is dead, until somebody kills
+ *     the helper too.  Let what supervises the VMM do that after a timeout.
+ *
+ *     None of this changes the VMM: not its credentials, capabilities, seccomp
+ *     state or dumpable flag.  A change of the helper's uid would change the
+ *     last.  To trace the helper takes what it takes to trace the VMM as it was
+ *     when it called start.  An oom_score_adj written for one holds for both.
+ *
+ *     There is no helper without all this: where the kernel refuses a step, has
+ *     no seccomp for example, start fails, and the teardown is synchronous.  A
+ *     slow exit is better than a way in.
+ *
+ *     A seccomp filter that the VMM has installed before start has to allow:
+ *       in the VMM     rt_sigprocmask getpid wait4 clone ppoll; for stop: kill
+ *       in the helper  setsid close_range chdir prctl pidfd_open ppoll getppid
+ *                      capset prlimit64 exit_group
+ *       instead of close_range (before Linux 5.9)
+ *                      unshare openat getdents64 close
+ *       instead of pidfd_open (before Linux 5.3)
+ *                      rt_sigtimedwait kill
+ *     An installed filter that answers ENOSYS or EPERM to close_range or
+ *     pidfd_open has the helper take the older way.
+ *
+ * WITHOUT PIDFD (before Linux 5.3)
+ *
+ *     the helper is woken by its parent-death signal and looks every 0.5 s
+ *     whether it has a new parent: a VMM that has changed its uid may not signal
+ *     it.  It then waits up to 0.25 s, or longer on a loaded machine, for the
+ *     VMM's parent to reap the VMM.  The memory can be back that much later.
+ *
+ * COMPILING
+ *
+ *     ASYNC_TEARDOWN_IMPLEMENTATION  In one file: gives it the code too.
+ *     ASYNC_TEARDOWN_STATIC          In that file: makes the functions private to
+ *                                    it.  Two files can both have their own;
+ *                                    each then has a helper of its own.
+ *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
+ *
+ *     C99 or C++11 and later, gcc or clang, any libc.  Nothing has to be defined
+ *     or included before.  No allocation; about 7 KiB, of which 4 are the
+ *     helper's stack.  Linux 3.17 is the oldest that could do (seccomp filters,
+ *     capabilities version 3, prlimit); 5.9 has all that is used.
+ *
+ *     Run on real kernels, on both paths: x86-64, i386, aarch64, arm (ARM and
+ *     Thumb code), riscv64, s390x, ppc64le, mips64el.  Compiled only:
+ *     loongarch64.  On another architecture the implementation is an #error,
+ *     on another system than Linux the functions return -ENOSYS.
+ */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
 
@@ -15,7 +139,44 @@
 extern "C" {
 #endif
 
+/*
+ * Starts the helper.
+ *
+ * Returns its PID, which is > 0, when it is completely set up; or -errno when
+ * that failed, and then it has been reaped.  The process then goes on as before,
+ * and its teardown is synchronous.
+ *
+ *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max)
+ *     -EPERM       a seccomp filter refuses a call, or kills the helper for it
+ *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: before that is gone
+ *                  the kernel waits for every other process there.  Or it has
+ *                  unshared its PID namespace and not forked since: its next
+ *                  child, which the helper was, is PID 1 of the new one
+ *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
+ *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user
+ *     or another that the kernel gives for a step, such as -ENOMEM
+ *
+ * In a process that has a helper, returns the PID of that.  If the helper has
+ * been killed, reaps it and starts another.  After fork the child has none, and
+ * may start its own.
+ *
+ * Any thread may call this at any time, and several at once: they get the same
+ * helper.  It takes some 0.1 ms.  It prints nothing, kills nothing, and leaves
+ * the caller's errno, signal mask, signal handlers, descriptors and heap alone.
+ */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
+
+/*
+ * Ends the helper and reaps it; the teardown will be synchronous.  For execve.
+ *
+ * Returns 0, also when there is no helper; or -errno, and then it is still there:
+ *
+ *     -EPERM       the process has given up the privileges that it would need to
+ *                  signal the helper, or a seccomp filter refuses a call
+ *     -ENOSYS      not Linux; or a seccomp filter refuses a call so
+ *
+ * Threads, errno and so on: as for start.
+ */
 ASYNC_TEARDOWN_API int async_teardown_stop(void);
 
 #ifdef __cplusplus
@@ -933,3 +1094,55 @@ ASYNC_TEARDOWN_API int async_teardown_stop(void)
 
 #endif
 #endif /* ASYNC_TEARDOWN_IMPLEMENTATION */
+
+/*
+ * This software is available under two licences. Choose whichever you prefer.
+ *
+ * SPDX-License-Identifier: MIT OR Unlicense
+ *
+ * ------------------------------------------------------------------------------
+ * ALTERNATIVE A - MIT License
+ *
+ * Copyright (c) 2026 the async_teardown.h authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy
+ * of this software and associated documentation files (the "Software"), to deal
+ * in the Software without restriction, including without limitation the rights
+ * to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+ * copies of the Software, and to permit persons to whom the Software is
+ * furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all
+ * copies or substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+ * LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+ * SOFTWARE.
+ *
+ * ------------------------------------------------------------------------------
+ * ALTERNATIVE B - Public Domain (unlicense.org)
+ *
+ * This is free and unencumbered software released into the public domain.
+ *
+ * Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
+ * software, either in source code form or as a compiled binary, for any purpose,
+ * commercial or non-commercial, and by any means.
+ *
+ * In jurisdictions that recognize copyright laws, the author or authors of this
+ * software dedicate any and all copyright interest in the software to the public
+ * domain. We make this dedication for the benefit of the public at large and to
+ * the detriment of our heirs and successors. We intend this dedication to be an
+ * overt act of relinquishment in perpetuity of all present and future rights to
+ * this software under copyright law.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
+ * ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
+ * WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ */

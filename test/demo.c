@@ -196,7 +196,8 @@ static struct result measure(struct options o, int plain)
 		return r;
 	}
 	if (!pid) {
-		dup2(hold[0], 0);	/* never ends: it waits to be killed */
+		dup2(hold[0], 0);	/* has no end while this supervisor lives */
+		close(hold[1]);
 		close(report[0]);
 		child(&o, fdopen(report[1], "w"));
 	}
@@ -270,7 +271,7 @@ int main(int argc, char **argv)
 		case 'm':
 			errno = 0;
 			o.mib = strtol(optarg, &end, 10);
-			if (*end || errno || o.mib < 1 || *optarg == '+' || *optarg == ' ')
+			if (*end || errno || o.mib < 1 || strspn(optarg, "0123456789") != strlen(optarg))
 				goto usage;
 			break;
 		case 'c':
