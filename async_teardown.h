@@ -25,16 +25,18 @@
  *
  *     The helper stays in the VMM's control groups, so its memory and its time
  *     are charged there as before.  It is a child of the VMM with exit signal 0,
- *     which no wait without __WCLONE or __WALL sees.  Its name is cleanup/PID,
+ *     which no wait without __WCLONE or __WALL sees (one with would wait for it).  Its name is cleanup/PID,
  *     with the PID of the VMM: pgrep -x cleanup/1234 finds it.
  *
  * WHEN TO CALL IT
  *
  *     After daemonizing: a helper belongs to the process that started it.  When
  *     the process is in its control group, and before a seccomp filter of its
- *     own forbids clone; chroot, setuid and such filters may then follow.  Threads
- *     may exist or not, and the calling one may end.  The helper keeps that
- *     thread's scheduling policy, CPU affinity and control groups.
+ *     own forbids clone; setuid, chroot and such filters may then follow.  But
+ *     where the jail has a /proc and the VMM has no capabilities when it calls
+ *     start, call it in the jail: /proc/HELPER/root is the root of that moment.
+ *     Threads may exist or not, and the calling one may end.  The helper keeps
+ *     that thread's scheduling policy, CPU affinity and control groups.
  *
  *     Before execve, call stop: the kernel tells nobody about an exec, and the
  *     helper would keep the old memory until the process ends.  Likewise before
@@ -67,20 +69,23 @@
  *     VMM may have given up since.  So before start returns, the helper
  *
  *       - holds no descriptor but the pidfd by which it waits for the VMM,
- *       - has empty capability sets and no_new_privs, and may not dump core,
+ *       - has no capability in effect, has no_new_privs, and cannot dump core,
  *       - runs under a seccomp filter (atd_filter below) that kills it for all
  *         but ppoll, rt_sigtimedwait, getppid, exit_group, and kill with signal 0.
  *
- *     It keeps the uid, namespaces and control groups of the moment of start,
- *     but can use none of them for anything.  What an attacker gains: he can ask
- *     which PIDs exist, and he can stop the helper from leaving, so that the
- *     memory stays (and a CPU busy) after the VMM is dead, until somebody kills
- *     the helper too.  Let what supervises the VMM do that after a timeout.
+ *     It keeps the uid, the permitted capabilities, the namespaces and control
+ *     groups of the moment of start, without a call to use them by.  What is left
+ *     to an attacker: he can ask which PIDs exist; and he can have the helper
+ *     stay when the VMM is dead, keep the memory and a CPU, and go on writing to
+ *     what the VMM had mapped and shares with others.  So let what supervises the
+ *     VMM kill the helper too, after a timeout, and trust no memory that was
+ *     shared with the VMM before the helper is gone.
  *
- *     None of this changes the VMM: not its credentials, capabilities, seccomp
- *     state or dumpable flag.  A change of the helper's uid would change the
- *     last.  To trace the helper takes what it takes to trace the VMM as it was
- *     when it called start.  An oom_score_adj written for one holds for both.
+ *     Nobody gets at the VMM's memory through the helper who could not get at
+ *     the VMM: to trace it or open its /proc/PID/mem takes what it took for the
+ *     VMM when it called start (that is why the permitted set stays).  The VMM's
+ *     credentials, seccomp state and dumpable flag are unchanged.  An
+ *     oom_score_adj written for one of the two holds for both.
  *
  *     There is no helper without all this: where the kernel refuses a step, has
  *     no seccomp for example, start fails, and the teardown is synchronous.  A
@@ -88,14 +93,16 @@
  *
  *     A seccomp filter that the VMM has installed before start has to allow:
  *       in the VMM     rt_sigprocmask getpid wait4 clone ppoll; for stop: kill
- *       in the helper  setsid close_range chdir prctl pidfd_open ppoll getppid
- *                      capset prlimit64 exit_group
+ *       in the helper  rt_sigprocmask prlimit64 setsid close_range chdir prctl
+ *                      pidfd_open ppoll getppid capget capset exit_group
  *       instead of close_range (before Linux 5.9)
  *                      unshare openat getdents64 close
  *       instead of pidfd_open (before Linux 5.3)
  *                      rt_sigtimedwait kill
- *     An installed filter that answers ENOSYS or EPERM to close_range or
- *     pidfd_open has the helper take the older way.
+ *     If it answers ENOSYS or EPERM to close_range or pidfd_open, the helper takes
+ *     the older way.  If it kills a process for a call, it may be the helper, and
+ *     start returns -EPERM; before Linux 5.16 the VMM goes with it, as everything
+ *     goes that shares the memory of a process that dies as if to dump core.
  *
  * WITHOUT PIDFD (before Linux 5.3)
  *
@@ -113,9 +120,9 @@
  *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
  *
  *     C99 or C++11 and later, gcc or clang, any libc.  Nothing has to be defined
- *     or included before.  No allocation; about 7 KiB, of which 4 are the
- *     helper's stack.  Linux 3.17 is the oldest that could do (seccomp filters,
- *     capabilities version 3, prlimit); 5.9 has all that is used.
+ *     or included before.  No allocation; about 6 KiB, of which 3 are the
+ *     helper's stack.  Needs the seccomp filters of Linux 3.5, and uses what there
+ *     is up to 5.9; run on 6.1, 6.12 and 6.18, with newer calls refused.
  *
  *     Run on real kernels, on both paths: x86-64, i386, aarch64, arm (ARM and
  *     Thumb code), riscv64, s390x, ppc64le, mips64el.  Compiled only:
@@ -146,12 +153,14 @@ extern "C" {
  * that failed, and then it has been reaped.  The process then goes on as before,
  * and its teardown is synchronous.
  *
- *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max)
+ *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max), or the
+ *                  calling thread's policy is SCHED_DEADLINE
  *     -EPERM       a seccomp filter refuses a call, or kills the helper for it
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: before that is gone
  *                  the kernel waits for every other process there.  Or it has
- *                  unshared its PID namespace and not forked since: its next
- *                  child, which the helper was, is PID 1 of the new one
+ *                  unshared its PID namespace and not forked since: the helper
+ *                  was then PID 1 of the new one, which has ended with it, and
+ *                  fork fails with ENOMEM from now on
  *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
  *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user
  *     or another that the kernel gives for a step, such as -ENOMEM
@@ -161,7 +170,7 @@ extern "C" {
  * may start its own.
  *
  * Any thread may call this at any time, and several at once: they get the same
- * helper.  It takes some 0.1 ms.  It prints nothing, kills nothing, and leaves
+ * helper.  A child of vfork may not.  It takes some 0.1 ms.  It prints nothing, kills nothing, and leaves
  * the caller's errno, signal mask, signal handlers, descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
@@ -206,21 +215,18 @@ extern "C" {
  * storage.  That is no errno, and nothing that compilers add and keep there:
  * stack protector canaries, the state of sanitizers and profilers.
  */
-#ifdef __clang__
-#if __has_attribute(disable_sanitizer_instrumentation)
+#if defined(__clang__) && __has_attribute(disable_sanitizer_instrumentation)
 #define ATD_BARE no_stack_protector, no_instrument_function, \
-	no_sanitize("all"), disable_sanitizer_instrumentation
-#else
-#define ATD_BARE no_stack_protector, no_instrument_function, no_sanitize("all")
-#endif
-#elif __GNUC__ >= 11
+	no_sanitize("all", "coverage"), disable_sanitizer_instrumentation
+#elif defined(__clang__)
 #define ATD_BARE no_stack_protector, no_instrument_function, \
-	no_profile_instrument_function, no_sanitize_coverage, \
-	no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")
+	no_sanitize("all", "coverage")
+#elif __GNUC__ >= 12
+#define ATD_BARE no_stack_protector, no_instrument_function, \
+	no_profile_instrument_function, no_sanitize_coverage, no_sanitize("all")
 #else
 #define ATD_BARE optimize("no-stack-protector"), no_instrument_function, \
-	no_profile_instrument_function, \
-	no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")
+	no_profile_instrument_function, no_sanitize("all")
 #endif
 #define ATD_FN static __attribute__((ATD_BARE))
 
@@ -374,7 +380,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
 		"1:"
 		: "+r"(r0)
 		: [nr] "r"(nr), "r"(r1), [fn] "r"(fn)
-		: "ip", "lr", "cc", "memory");
+		: "ip", "cc", "memory");
 	return r0;
 }
 
@@ -411,7 +417,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
 		"1:"
 		: "+r"(a0)
 		: "r"(a7), "r"(a1), [fn] "r"(fn)
-		: "ra", "memory");
+		: "memory");
 	return a0;
 }
 
@@ -450,7 +456,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
 		"1:"
 		: "+d"(r2)
 		: "d"(r1), "d"(r3), [fn] "d"(fn)
-		: "r14", "cc", "memory");
+		: "cc", "memory");
 	return r2;
 }
 
@@ -498,7 +504,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
 		"2:"
 		: "+r"(r0), "+r"(r3), "+r"(r4)
 		: [fn] "r"(fn)
-		: "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr", "ctr",
+		: "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", "ctr",
 		  "cr0", "xer", "memory");
 	return r3;
 }
@@ -538,15 +544,14 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
 		: "+r"(a0)
 		: "r"(a7), "r"(a1), [fn] "r"(fn)
 		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
-		  "$ra", "memory");
+		  "memory");
 	return a0;
 }
 
-#elif defined(__mips64) && defined(_ABI64) && _MIPS_SIM == _ABI64
+#elif defined(__mips64) && _MIPS_SIM == 3 && __mips_isa_rev < 6	/* n64 */
 
-/* syscall; v0; a0 a1 a2 a3 a4; v0, a positive errno if a3 is set; at v1 a3
- * t0-t9 hi lo.  A function is entered with its address in t9.  Registers go by
- * number: names differ among the ABIs. */
+/* syscall; $2; $4 $5 $6 $7 $8; $2, a positive errno if $7 is set; $1 $3 $8-$15
+ * $24 $25 hi lo, and $7.  A function is entered with its address in $25. */
 #define ATD_EM 8
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
@@ -581,7 +586,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void))
 		: "+r"(v0), "=r"(a3)
 		: "r"(a0), "r"(a1), [fn] "r"(fn)
 		: "$1", "$3", "$8", "$10", "$11", "$12", "$13", "$14", "$15",
-		  "$24", "$25", "$31", "hi", "lo", "memory");
+		  "$24", "$25", "hi", "lo", "memory");
 	return a3 ? -v0 : v0;
 }
 
@@ -618,9 +623,11 @@ enum {
 #ifdef __mips__
 	ATD_SIG_SETMASK = 3,
 	ATD_SIGSET_BYTES = 16,
+	ATD_SIGSYS = 12,
 #else
 	ATD_SIG_SETMASK = 2,
 	ATD_SIGSET_BYTES = 8,
+	ATD_SIGSYS = 31,
 #endif
 	ATD_RLIMIT_CORE = 4,
 	ATD_PR_SET_PDEATHSIG = 1,
@@ -650,6 +657,21 @@ struct atd_prog { unsigned short len; const struct atd_insn *insns; };
 ATD_FN long atd_arg(const volatile void *p)
 {
 	return (long)p;
+}
+
+/* Blocks all signals but perhaps one.  The raw call also blocks those that libc
+ * keeps for itself. */
+ATD_FN long atd_block_signals(int but, long old)
+{
+	struct atd_sigset all;
+	unsigned long i;
+
+	for (i = 0; i < sizeof(all.bits) / sizeof(long); i++)
+		all.bits[i] = ~0UL;
+	if (but)
+		all.bits[0] &= ~(1UL << (but - 1));
+	return atd_syscall(__NR_rt_sigprocmask, ATD_SIG_SETMASK, atd_arg(&all),
+		old, ATD_SIGSET_BYTES, 0);
 }
 
 ATD_FN long atd_prctl(long option, long arg, long arg2)
@@ -682,7 +704,14 @@ ATD_FN long atd_sleep_us(long us)
 enum { ATD_SETTING_UP = 1, ATD_READY = 0 };	/* or -errno */
 
 static struct {
-	char stack[4096];	/* the helper's */
+	char stack[3072];	/* the helper's */
+	union {		/* the helper's too: compilers that initialize all that is */
+		char bytes[512];	/* on the stack may call memset for it */
+		struct atd_dirent dirent;
+		struct atd_cap_data caps[2];
+		struct atd_rlimit limit;
+		struct atd_pollfd watch;
+	} scratch;
 	int lock;		/* 0, or the PID of the process that is inside */
 	int vmm;		/* for the helper: the PID to outlive */
 	int pid;		/* the helper, dead or alive; or 0 */
@@ -731,10 +760,10 @@ static const struct atd_insn atd_filter[] = {
  */
 ATD_FN long atd_drop_files(void)
 {
-	union { struct atd_dirent align; char bytes[512]; } buf;
+	char *const buf = atd_shared.scratch.bytes;
 	const struct atd_dirent *d;
 	const char *s;
-	long ret, dir, len, i, fd;
+	long ret, dir, len, i, fd, seen = 0;
 
 	/* Linux 5.9: copies no more than it keeps, which is nothing. */
 	ret = atd_syscall(ATD_NR_CLOSE_RANGE, 0, ~0L,
@@ -752,18 +781,22 @@ ATD_FN long atd_drop_files(void)
 	len = dir = atd_syscall(__NR_openat, ATD_AT_FDCWD,
 		atd_arg("/proc/self/fd"), 0, 0, 0);
 	while (len >= 0 && (len = atd_syscall(__NR_getdents64, dir,
-			atd_arg(&buf), sizeof(buf), 0, 0)) > 0) {
+			atd_arg(buf), sizeof(atd_shared.scratch), 0, 0)) > 0) {
 		for (i = 0; i < len; i += d->reclen) {
-			d = (const struct atd_dirent *)(const void *)(buf.bytes + i);
+			d = (const struct atd_dirent *)(const void *)(buf + i);
 			for (fd = 0, s = d->name; *s >= '0'; s++)
 				fd = fd * 10 + (*s - '0');
-			if (s != d->name && fd != dir)
+			if (s == d->name)	/* "." or ".." */
+				continue;
+			if (fd == dir)
+				seen = 1;
+			else
 				atd_syscall(__NR_close, fd, 0, 0, 0, 0);
 		}
 	}
-	if (len == 0)
+	if (seen)
 		atd_syscall(__NR_close, dir, 0, 0, 0, 0);
-	else	/* No /proc.  Up to fs.nr_open's default and not to RLIMIT_NOFILE,
+	else	/* Not a /proc.  Up to fs.nr_open's default and not to RLIMIT_NOFILE,
 		 * which may have been lowered since. */
 		for (fd = 0; fd < 1L << 20; fd++)
 			atd_syscall(__NR_close, fd, 0, 0, 0, 0);
@@ -777,7 +810,7 @@ ATD_FN long atd_drop_files(void)
 ATD_FN long atd_set_name(int pid)
 {
 	static const char prefix[] = "cleanup/";
-	char name[24];
+	char *const name = atd_shared.scratch.bytes;
 	int i, n = 0;
 
 	for (i = pid; i > 0; i /= 10)
@@ -801,7 +834,7 @@ ATD_FN long atd_wait_signal(long ns)
 	struct atd_timespec t;
 	long i;
 
-	for (i = 1; i < (long)(sizeof(set.bits) / sizeof(long)); i++)
+	for (i = 0; i < (long)(sizeof(set.bits) / sizeof(long)); i++)
 		set.bits[i] = 0;
 	set.bits[0] = 1UL << (ATD_SIGHUP - 1);
 	t.sec = 0;
@@ -811,25 +844,41 @@ ATD_FN long atd_wait_signal(long ns)
 }
 
 /* Any step may be refused, and then start fails with that error: a helper that
- * lacks one of these would not be what its owner counts on. */
+ * lacks one of these would not be what the VMM counts on. */
 ATD_FN long atd_set_up(int vmm, int *pidfd)
 {
 	static const struct atd_prog prog = {
 		sizeof(atd_filter) / sizeof(atd_filter[0]), atd_filter
 	};
-	struct atd_cap_header header;
-	struct atd_cap_data none[2];
-	struct atd_rlimit zero;
+	static struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
+	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
+	struct atd_cap_data *const caps = atd_shared.scratch.caps;
 	long ret;
 	int i;
 
-	/* 1. A session of its own: a kill of the VMM's process group, ^C and a
-	 * hangup pass it by.  All signals are blocked, since before clone. */
+	/* 1. No signal but SIGKILL and SIGSTOP gets through. */
+	ret = atd_block_signals(0, 0);
+	if (ret < 0)
+		return ret;
+
+	/* 2. No core dump, which would be of the VMM's memory and in the directory
+	 * below, written with a uid that the VMM may have given up by then.  A limit
+	 * of 1 also keeps it from a program in core_pattern, 0 does not. */
+	limit->cur = limit->max = 1;
+	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
+	if (ret == -EPERM) {	/* the hard limit is 0 */
+		limit->cur = limit->max = 0;
+		ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
+	}
+	if (ret < 0)
+		return ret;
+
+	/* 3. A session of its own: a kill of the VMM's process group passes by. */
 	ret = atd_syscall(__NR_setsid, 0, 0, 0, 0, 0);
 	if (ret < 0)
 		return ret;
 
-	/* 2. Nothing held open, no directory kept busy. */
+	/* 4. Nothing held open, no directory kept busy. */
 	ret = atd_drop_files();
 	if (ret < 0)
 		return ret;
@@ -837,12 +886,12 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 	if (ret < 0)
 		return ret;
 
-	/* 3. A name to find it by. */
+	/* 5. A name to find it by. */
 	ret = atd_set_name(vmm);
 	if (ret < 0)
 		return ret;
 
-	/* 4. The death watch: a pidfd (Linux 5.3) becomes readable when every
+	/* 6. The death watch: a pidfd (Linux 5.3) becomes readable when every
 	 * thread has let go of the memory.  Without it, a signal and a poll. */
 	*pidfd = (int)atd_syscall(ATD_NR_PIDFD_OPEN, vmm, 0, 0, 0, 0);
 	if (*pidfd < 0) {
@@ -857,25 +906,25 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 	if (ret < 0)
 		return ret;
 
-	/* 5. It is armed; was that in time?  If the VMM has been killed already,
+	/* 7. It is armed; was that in time?  If the VMM has been killed already,
 	 * its PID may be another's.  If not, then the VMM has unshared its PID
 	 * namespace, and the helper is PID 1 of the new one. */
 	if (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) != vmm)
 		return -EOPNOTSUPP;
 
-	/* 6. No privileges.  Unlike a change of uid this leaves alone the
-	 * dumpable flag, which is one for all that share the memory. */
-	header.version = ATD_CAPABILITY_VERSION_3;
-	header.pid = 0;
-	for (i = 0; i < 2; i++)
-		none[i].effective = none[i].permitted = none[i].inheritable = 0;
-	ret = atd_syscall(__NR_capset, atd_arg(&header), atd_arg(none), 0, 0, 0);
+	/* 8. No privileges: no capability in effect, and none inheritable, which
+	 * empties the ambient set.  The permitted set stays, and cannot be put into
+	 * effect, for the filter has no capset: a process without capabilities may
+	 * trace only one whose permitted set is empty too (cap_ptrace_access_check),
+	 * and to trace the helper is to have the VMM's memory.  For the same reason
+	 * the uid stays: a change would also change the dumpable flag, which is one
+	 * for all that share the memory. */
+	ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
 	if (ret < 0)
 		return ret;
-	/* Nor may its death by the filter leave a core dump in the directory
-	 * above, written with the uid that the VMM perhaps gave up. */
-	zero.cur = zero.max = 0;
-	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(&zero), 0, 0);
+	for (i = 0; i < 2; i++)
+		caps[i].effective = caps[i].inheritable = 0;
+	ret = atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0);
 	if (ret < 0)
 		return ret;
 	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);
@@ -887,16 +936,19 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 /* Returns when no thread of the VMM uses the memory any more. */
 ATD_FN void atd_outlive(int vmm, int pidfd)
 {
-	struct atd_pollfd watch;
+	struct atd_pollfd *const watch = &atd_shared.scratch.watch;
+	long ret;
 	int i;
 
 	if (pidfd >= 0) {
-		watch.fd = pidfd;
-		watch.events = ATD_POLLIN;
-		watch.revents = 0;
-		while (atd_ppoll(atd_arg(&watch), 1, 0) == -EINTR)
-			;
-		return;
+		watch->fd = pidfd;
+		watch->events = ATD_POLLIN;
+		do
+			ret = atd_ppoll(atd_arg(watch), 1, 0);
+		while (ret == -EINTR);
+		if (ret > 0)
+			return;
+		/* For want of a better answer go on without it. */
 	}
 
 	while (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm)
@@ -912,8 +964,7 @@ ATD_FN void atd_outlive(int vmm, int pidfd)
 	}
 }
 
-static void atd_main(void) __attribute__((noreturn, noinline, ATD_BARE));
-static void atd_main(void)
+static __attribute__((noreturn, noinline, ATD_BARE)) void atd_main(void)
 {
 	const int vmm = atd_shared.vmm;
 	int pidfd;
@@ -933,21 +984,16 @@ static void atd_main(void)
 /*
  * Layer 4: the VMM's side.
  *
- * One thread at a time, with all signals blocked: no handler may run in the
- * helper, nor call in here while the lock is held.  The raw call also blocks
- * those that libc keeps for itself.
+ * One thread at a time, with signals blocked: no handler may run in the helper,
+ * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
+ * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
  */
 static long atd_enter(struct atd_sigset *old, int *self)
 {
-	struct atd_sigset all;
-	unsigned long i;
 	int holder = 0;
 	long ret;
 
-	for (i = 0; i < sizeof(all.bits) / sizeof(long); i++)
-		all.bits[i] = ~0UL;
-	ret = atd_syscall(__NR_rt_sigprocmask, ATD_SIG_SETMASK, atd_arg(&all),
-		atd_arg(old), ATD_SIGSET_BYTES, 0);
+	ret = atd_block_signals(ATD_SIGSYS, atd_arg(old));
 	if (ret < 0)
 		return ret;
 
@@ -987,7 +1033,8 @@ static long atd_running(int self)
 		return 1;
 	if (ret < 0 && ret != -ECHILD)
 		return ret;
-	atd_shared.pid = 0;
+	if (atd_shared.vmm == self)	/* not so in a child of vfork: the parent's */
+		atd_shared.pid = 0;
 	return 0;
 }
 
@@ -1022,7 +1069,9 @@ static long atd_launch(int self)
 	return progress < 0 ? progress : -EPERM;
 }
 
-ASYNC_TEARDOWN_API int async_teardown_start(void)
+/* Not inlined, so that for compilers too these are calls, after which vector
+ * registers are anything: some do not survive a system call (SVE, RISC-V V). */
+__attribute__((noinline)) ASYNC_TEARDOWN_API int async_teardown_start(void)
 {
 	struct atd_sigset old;
 	long ret;
@@ -1040,7 +1089,7 @@ ASYNC_TEARDOWN_API int async_teardown_start(void)
 	return (int)ret;
 }
 
-ASYNC_TEARDOWN_API int async_teardown_stop(void)
+__attribute__((noinline)) ASYNC_TEARDOWN_API int async_teardown_stop(void)
 {
 	struct atd_sigset old;
 	long ret;

@@ -64,7 +64,7 @@ matrix() {
 		done
 		for opt in -O0 -O1 -O2 -O3 -Os '-O2 -flto' -fPIE '-fPIC -shared-libgcc' -fno-pie\ -no-pie \
 			-fstack-protector-all -fsanitize=address -fsanitize=undefined \
-			-fsanitize=thread -pg -finstrument-functions -fcf-protection \
+			-fsanitize=thread -ftrivial-auto-var-init=pattern -pg -finstrument-functions -fcf-protection \
 			-fprofile-arcs\ -ftest-coverage -D_GNU_SOURCE -DLAST -DUAPI \
 			'-DLAST -D_GNU_SOURCE' '-DUAPI -D_GNU_SOURCE' -DSTATIC -static; do
 			echo "run $cc -std=gnu11 $warn_c $opt"
@@ -91,6 +91,7 @@ matrix() {
 	echo "run clang++ -std=c++20 $warn_clangxx"
 	echo "run clang -std=gnu11 -fsanitize=memory"
 	echo "run clang -std=gnu11 -fsanitize=safe-stack"
+	echo "run clang -std=gnu11 -fsanitize=fuzzer-no-link,address"
 	for opt in '' -static '-static -O0' '-O2 -flto' -DLAST -DSTATIC -D_GNU_SOURCE; do
 		echo "run musl-gcc -std=c99 $warn_c $opt"
 	done
@@ -338,6 +339,7 @@ refusals() {	# the error to expect, the error to give, the calls
 	1 EPERM prctl:15
 	1 EPERM prctl:38
 	22 EINVAL prctl:22
+	1 EPERM capget
 	1 EPERM capset
 	1 EPERM prlimit64
 	1 EPERM ppoll
@@ -376,9 +378,9 @@ section_tools() {
 				helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
 				sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' | sed 's/(.*//' >"$tmp/calls"
 				[ -s "$tmp/calls" ] || echo 'nothing traced'
-				grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|capset\|prlimit64\|exit_group\|kill' "$tmp/calls"
-				# after the limit, no_new_privs and the filter itself
-				sed '1,/^prlimit64$/d' "$tmp/calls" | sed 1,2d |
+				grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|rt_sigprocmask\|capget\|capset\|prlimit64\|exit_group\|kill' "$tmp/calls"
+				# after capset, no_new_privs and the filter itself
+				sed '1,/^capset$/d' "$tmp/calls" | sed 1,2d |
 					grep -vx 'ppoll\|rt_sigtimedwait\|getppid\|kill\|exit_group'
 				tail -n 1 "$tmp/calls" | grep -qx exit_group || echo 'does not end in exit_group'
 			done

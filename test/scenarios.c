@@ -999,14 +999,16 @@ static void start_sandboxed(void)
 
 static const char *sandbox(void)
 {
-	static const char *const keys[] = { "CapInh", "CapPrm", "CapEff", "CapAmb" };
+	static const char *const keys[] = { "CapInh", "CapEff", "CapAmb" };
 	size_t i;
 
 	TRY(spawn(start_sandboxed));
-	for (i = 0; i < 4; i++)
+	for (i = 0; i < 3; i++)
 		CHECK(strtoull(status(sh->helper, keys[i]), NULL, 16) == 0);
 	CHECK(atoi(status(sh->helper, "NoNewPrivs")) == 1);
 	CHECK(atoi(status(sh->helper, "Seccomp")) == 2);
+	CHECK(strstr(slurp("/proc/%d/limits", sh->helper), "Max core file size        1                    1") ||
+		strstr(slurp("/proc/%d/limits", sh->helper), "Max core file size        0                    0"));
 	/* all but SIGKILL and SIGSTOP, and the one that rt_sigtimedwait waits for */
 	CHECK((strtoull(status(sh->helper, "SigBlk"), NULL, 16) | 1ULL << (SIGKILL - 1) |
 		1ULL << (SIGSTOP - 1) | !has_pidfd(sh->helper)) == ~0ULL);
@@ -1056,10 +1058,28 @@ static void start_without_proc(void)
 	start();
 }
 
+static char jail[] = "/tmp/async-teardown-XXXXXX";
+static void start_with_fake_proc(void)
+{
+	int i;
+
+	for (i = 0; i < 100; i++)
+		MUST(dup(0) >= 0);
+	MUST(!chdir(jail) && !mkdir("proc", 0755) && !mkdir("proc/self", 0755) &&
+		!mkdir("proc/self/fd", 0755) && !chroot("."));
+	start();
+	MUST(!rmdir("proc/self/fd") && !rmdir("proc/self") && !rmdir("proc"));
+}
+
 static const char *without_proc(void)
 {
 	if (geteuid())
 		SKIP("chroot needs root");
+	CHECK(mkdtemp(jail));
+	TRY(spawn(start_with_fake_proc));
+	CHECK(open_files(sh->helper) <= 1);
+	TRY(killed_asynchronously());
+	CHECK(!rmdir(jail));
 	TRY(spawn(start_without_proc));
 	CHECK(open_files(sh->helper) <= 1);
 	return killed_asynchronously();
@@ -1177,7 +1197,7 @@ static const char *process_limit(void)
 
 #define STMT(code, k) { code, 0, 0, k }
 #define JEQ(k, yes, no) { 0x15, yes, no, k }
-enum { ALLOW = 0x7fff0000, ERRNO = 0x50000, KILL = 0 };
+enum { ALLOW = 0x7fff0000, ERRNO = 0x50000, TRAP = 0x30000, KILL = 0 };
 
 static void filter(const struct atd_insn *insns, size_t n)
 {
@@ -1228,6 +1248,7 @@ static void start_after_unshare(void)
 {
 	MUST(!unshare(CLONE_NEWPID));
 	fails_with(-EOPNOTSUPP);
+	MUST(fork() < 0 && errno == ENOMEM);	/* the namespace has ended, it says */
 }
 
 static const char *pid_namespaces(void)
@@ -1261,7 +1282,7 @@ static void start_under_exact_filter(void)
 		/* in the helper */
 		__NR_setsid, ATD_NR_CLOSE_RANGE, __NR_unshare, __NR_openat, __NR_getdents64,
 		__NR_close, __NR_chdir, __NR_prctl, ATD_NR_PIDFD_OPEN, __NR_rt_sigtimedwait,
-		__NR_getppid, __NR_capset, __NR_prlimit64, __NR_exit_group,
+		__NR_getppid, __NR_capget, __NR_capset, __NR_prlimit64, __NR_exit_group,
 	};
 	enum { N = sizeof(listed) / sizeof(listed[0]) };
 	struct atd_insn insns[2 * N + 2] = { STMT(0x20, 0) };
@@ -1319,6 +1340,108 @@ static const char *sandboxes_itself(void)
 {
 	TRY(spawn(start_then_sandbox));
 	return killed_asynchronously();
+}
+
+/* As a user who has the VMM's uid but none of its capabilities. */
+static const char *peeks(pid_t pid)
+{
+	static const struct atd_cap_data none[2];
+	struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
+	char path[64];
+	pid_t child;
+	int st;
+
+	child = fork();
+	if (!child) {
+		if (atd_syscall(__NR_capset, atd_arg(&header), atd_arg(none), 0, 0, 0))
+			_exit(2);
+		snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+		if (open(path, O_RDWR) >= 0)
+			_exit(3);
+		snprintf(path, sizeof(path), "/proc/%d/root/", pid);
+		_exit(open(path, O_RDONLY) >= 0 ? 4 : 0);
+	}
+	CHECK(child > 0 && reap(child, &st) && st == 0);
+	return NULL;
+}
+
+static const char *same_uid_peeks(void)
+{
+	if (geteuid())
+		SKIP("needs capabilities");
+	TRY(spawn(start));
+	TRY(peeks(vmm));	/* as it was without a helper, */
+	TRY(peeks(sh->helper));	/* so it is with one */
+	return killed_asynchronously();
+}
+
+static void stop_in_vfork(void)
+{
+	pid_t child;
+	int st;
+
+	start();
+	child = vfork();
+	if (!child)
+		_exit(async_teardown_stop());
+	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	MUST(async_teardown_start() == sh->helper);
+	MUST(async_teardown_stop() == 0);
+	MUST(waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+	start();
+}
+
+static const char *vfork_stops(void)
+{
+	TRY(spawn(stop_in_vfork));
+	return killed_asynchronously();
+}
+
+static void answer_sigsys(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+	sh->counter++;
+}
+
+static void start_where_clone_traps(void)
+{
+	static const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(__NR_clone, 0, 1), STMT(6, TRAP), STMT(6, ALLOW)
+	};
+	struct sigaction act;
+
+	memset(&act, 0, sizeof(act));
+	act.sa_sigaction = answer_sigsys;
+	act.sa_flags = SA_SIGINFO;
+	sigaction(SIGSYS, &act, NULL);
+	filter(insns, 4);
+	MUST(async_teardown_start() < 0 && sh->counter == 1);
+}
+
+static void start_where_setsid_traps(void)
+{
+	static const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(__NR_setsid, 0, 1), STMT(6, TRAP), STMT(6, ALLOW)
+	};
+	struct sigaction act;
+
+	memset(&act, 0, sizeof(act));
+	act.sa_sigaction = answer_sigsys;
+	act.sa_flags = SA_SIGINFO;
+	sigaction(SIGSYS, &act, NULL);
+	filter(insns, 4);
+	fails_with(-EPERM);	/* the VMM's handler does not run in the helper */
+	MUST(sh->counter == 0);
+}
+
+static const char *seccomp_traps(void)
+{
+	TRY(spawn(start_where_clone_traps));
+	TRY(killed_synchronously());
+	TRY(spawn(start_where_setsid_traps));
+	return killed_synchronously();
 }
 
 /* --- somebody takes over the VMM, and through it the helper ------------- */
@@ -1446,6 +1569,7 @@ static const struct {
 	{ "two_threads_at_once", two_threads_at_once, "eight threads at once get the one helper" },
 	{ "process_limit", process_limit, "-EAGAIN at the process limit" },
 	{ "seccomp_refuses", seccomp_refuses, "-EPERM where a filter refuses clone or kills the helper" },
+	{ "seccomp_traps", seccomp_traps, "a filter that answers by SIGSYS: the VMM lives" },
 	{ "pid_namespaces", pid_namespaces, "-EOPNOTSUPP for PID 1 of a PID namespace" },
 	{ "unshared_pid_namespace", unshared_pid_namespace, "-EOPNOTSUPP after unshare(CLONE_NEWPID)" },
 	{ "drops_uid", drops_uid, "the VMM drops root: no leak, and stop says -EPERM" },
@@ -1457,6 +1581,7 @@ static const struct {
 	{ "churning_heap", churning_heap, "a thousand starts beside threads that malloc and free" },
 	{ "forks", forks, "a forked child has no helper, and may have its own" },
 	{ "forks_while_starting", forks_while_starting, "fork while another thread is in start" },
+	{ "vfork_stops", vfork_stops, "stop in a vfork child: the parent's helper stays the parent's" },
 	{ "daemonizes", daemonizes, "daemonizing before and after start" },
 	{ "execs", execs, "stop, then exec: nothing left; exec alone: gone with the process" },
 	{ "killed_by_group", killed_by_group, "kill -9 of the process group" },
@@ -1468,7 +1593,8 @@ static const struct {
 	{ "signals", signals, "every other signal: stays" },
 	{ "stopped_in_pause", stopped_in_pause, "stopped and continued on its way out" },
 	{ "idle", idle, "idle for 10 s: not one wake-up" },
-	{ "sandbox", sandbox, "no capabilities, no_new_privs, a filter; the VMM's own unchanged" },
+	{ "sandbox", sandbox, "no effective capabilities, no_new_privs, a filter; the VMM's own unchanged" },
+	{ "same_uid_peeks", same_uid_peeks, "nobody can read the VMM's memory through it who could not before" },
 	{ "exact_filter", exact_filter, "start and stop under a filter of just the listed calls" },
 	{ "sandboxes_itself", sandboxes_itself, "start, then the VMM's own chroot, setuid and filter" },
 	{ "taken_over", taken_over, "taken over: open, execve, kill, sendto, clone, write, other ABIs are its death" },
