@@ -382,7 +382,9 @@ section_tools() {
 				# after capset, no_new_privs and the filter itself
 				sed '1,/^capset$/d' "$tmp/calls" | sed 1,2d |
 					grep -vx 'ppoll\|rt_sigtimedwait\|getppid\|kill\|exit_group'
-				tail -n 1 "$tmp/calls" | grep -qx exit_group || echo 'does not end in exit_group'
+				# a pause between the end of the wait and the exit
+				tail -n 3 "$tmp/calls" | tr '\n' ' ' | grep -qx '\(ppoll\|kill\) ppoll exit_group ' ||
+					echo "ends in $(tail -n 3 "$tmp/calls")"
 			done
 		)"
 	fi
