@@ -25,8 +25,9 @@
  *
  *     The helper stays in the VMM's control groups, so its memory and its time
  *     are charged there as before.  It is a child of the VMM with exit signal 0,
- *     which no wait without __WCLONE or __WALL sees (one with would wait for it).  Its name is cleanup/PID,
- *     with the PID of the VMM: pgrep -x cleanup/1234 finds it.
+ *     which no wait sees but one with __WCLONE or __WALL (that one would wait for
+ *     it).  Its name is cleanup/PID, with the PID of the VMM: pgrep -x cleanup/1234
+ *     finds it.
  *
  * WHEN TO CALL IT
  *
@@ -126,7 +127,7 @@
  *
  *     Run on real kernels, on both paths: x86-64, i386, aarch64, arm (ARM and
  *     Thumb code), riscv64, s390x, ppc64le, mips64el.  Compiled only:
- *     loongarch64.  On another architecture the implementation is an #error,
+ *     loongarch64.  On another architecture the implementation is an #error;
  *     on another system than Linux the functions return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
@@ -170,8 +171,9 @@ extern "C" {
  * may start its own.
  *
  * Any thread may call this at any time, and several at once: they get the same
- * helper.  A child of vfork may not.  It takes some 0.1 ms.  It prints nothing, kills nothing, and leaves
- * the caller's errno, signal mask, signal handlers, descriptors and heap alone.
+ * helper.  A child of vfork may not.  It takes some 0.1 ms, prints nothing, and
+ * leaves the caller's errno, signal mask, signal handlers, descriptors and heap
+ * alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
@@ -648,7 +650,7 @@ struct atd_dirent {
 	unsigned long long ino, off;
 	unsigned short reclen;
 	unsigned char type;
-	char name[8];		/* as many digits as a descriptor can have */
+	char name[16];
 };
 struct atd_insn { unsigned short code; unsigned char jt, jf; unsigned int k; };
 struct atd_prog { unsigned short len; const struct atd_insn *insns; };
@@ -850,7 +852,7 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 	static const struct atd_prog prog = {
 		sizeof(atd_filter) / sizeof(atd_filter[0]), atd_filter
 	};
-	static struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
+	static const struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
 	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
 	struct atd_cap_data *const caps = atd_shared.scratch.caps;
 	long ret;
@@ -861,9 +863,9 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 	if (ret < 0)
 		return ret;
 
-	/* 2. No core dump, which would be of the VMM's memory and in the directory
-	 * below, written with a uid that the VMM may have given up by then.  A limit
-	 * of 1 also keeps it from a program in core_pattern, 0 does not. */
+	/* 2. No core dump: it would be of the VMM's memory, in the directory below,
+	 * and written with a uid that the VMM may have given up by then.  A program
+	 * in core_pattern gets one at a limit of 0 too, but not at 1. */
 	limit->cur = limit->max = 1;
 	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
 	if (ret == -EPERM) {	/* the hard limit is 0 */

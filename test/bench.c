@@ -557,8 +557,8 @@ static void plot(const char *file, const char *csv, long largest, const char *ma
 				}
 		fprintf(f, "'/>\n<text class='n%d' x='%.1f' y='%.1f'>%s</text>\n"
 			"<text class='n%d' x='%.1f' y='%.1f'>%.*f ms</text>\n", v, x + 10,
-			top + ph - y / ymax * ph - 6, v ? "async_teardown.h" : "plain exit", v, x + 10,
-			top + ph - y / ymax * ph + 10, y < 10, y);
+			top + ph - y / ymax * ph - 12, v ? "async_teardown.h" : "plain exit", v, x + 10,
+			top + ph - y / ymax * ph + 4, y < 10, y);
 	}
 	fprintf(f, "</svg>\n");
 	fclose(f);

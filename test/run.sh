@@ -193,6 +193,9 @@ section_build() {
 	elif [ "$bad" ]; then not_ok "$name" "$bad"
 	else ok "$name"; fi
 
+	name='private macros are undefined at the end'
+	report "$name" "$(for u in -U__mips__ -U__linux__; do $CC -I. $u -dM -E "$tmp/alone.c" | grep '#define ATD_'; done)"
+
 	name='text, data, bss and stack: at most 8 KiB at -Os'
 	$CC -I. -Os -c -o "$tmp/alone.o" "$tmp/alone.c"
 	bytes=$(size "$tmp/alone.o" | awk 'NR == 2 { print $4 }')
@@ -200,7 +203,7 @@ section_build() {
 	elif [ "${bytes:-99999}" -le 8192 ]; then ok "$name"
 	else not_ok "$name" "$bytes bytes"; fi
 }
-count_build() { echo $(($(matrix | wc -l) + 2)); }
+count_build() { echo $(($(matrix | wc -l) + 3)); }
 
 # --- demo: the program as a person runs it, by order of events --------------
 
