@@ -1492,10 +1492,11 @@ static void answer_sigsys(int sig, siginfo_t *info, void *context)
 	sh->counter++;
 }
 
-static void start_where_clone_traps(void)
+/* As a sandbox does that answers calls by a handler. */
+static void trap(unsigned nr)
 {
-	static const struct atd_insn insns[] = {
-		STMT(0x20, 0), JEQ(__NR_clone, 0, 1), STMT(6, TRAP), STMT(6, ALLOW)
+	const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(nr, 0, 1), STMT(6, TRAP), STMT(6, ALLOW)
 	};
 	struct sigaction act;
 
@@ -1504,21 +1505,17 @@ static void start_where_clone_traps(void)
 	act.sa_flags = SA_SIGINFO;
 	sigaction(SIGSYS, &act, NULL);
 	filter(insns, 4);
+}
+
+static void start_where_clone_traps(void)
+{
+	trap(__NR_clone);
 	MUST(async_teardown_start() < 0 && sh->counter == 1);
 }
 
 static void start_where_setsid_traps(void)
 {
-	static const struct atd_insn insns[] = {
-		STMT(0x20, 0), JEQ(__NR_setsid, 0, 1), STMT(6, TRAP), STMT(6, ALLOW)
-	};
-	struct sigaction act;
-
-	memset(&act, 0, sizeof(act));
-	act.sa_sigaction = answer_sigsys;
-	act.sa_flags = SA_SIGINFO;
-	sigaction(SIGSYS, &act, NULL);
-	filter(insns, 4);
+	trap(__NR_setsid);
 	fails_with(-EPERM);	/* the VMM's handler does not run in the helper */
 	MUST(sh->counter == 0);
 }
