@@ -994,9 +994,10 @@ static const char *idle(void)
 	CHECK(UNTIL(deadline, state(sh->helper) == 'S'));
 	if (!has_pidfd(sh->helper)) {	/* it has to poll: stays, and does so seldom */
 		t.tv_sec = 2;
-		before = switches(sh->helper);
+		before = atol(status(sh->helper, "voluntary_ctxt_switches"));
 		nanosleep(&t, NULL);
-		CHECK(state(sh->helper) == 'S' && switches(sh->helper) - before <= 8);
+		CHECK(UNTIL(deadline, state(sh->helper) == 'S'));
+		CHECK(atol(status(sh->helper, "voluntary_ctxt_switches")) - before <= 8);
 		return killed_asynchronously();
 	}
 	before = switches(sh->helper);
