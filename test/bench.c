@@ -160,6 +160,7 @@ static void process(const struct bench_case *c, int report)
 	size_t i;
 	int helper = 0, sig;
 
+	setpgid(0, 0);	/* ^C is the supervisor's */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_THP_DISABLE, !c->huge, 0, 0, 0);
 	sigemptyset(&term);
@@ -568,7 +569,16 @@ static void plot(const char *file, const char *csv, long largest, const char *ma
 
 static const char usage[] = "usage: bench [-r ROUNDS] [-m MiB] [-o CSV] [-s SVG]\n";
 
-static void measure(const char *csv, const char *machine, int rounds)
+static volatile sig_atomic_t enough;
+
+static void interrupt(int sig)
+{
+	(void)sig;
+	enough = 1;
+}
+
+/* Returns how many rounds there were, for ^C ends it after one. */
+static int measure(const char *csv, const char *machine, int rounds)
 {
 	int round, i, j, order[MAX_CASES];
 	struct bench_case *c;
@@ -577,7 +587,7 @@ static void measure(const char *csv, const char *machine, int rounds)
 	if (!f)
 		die(csv);
 	fprintf(f, "# %s\nvariant,mib,threads,huge,busy,round,exit_ms,back_ms\n", machine);
-	for (round = 0; round < rounds; round++) {
+	for (round = 0; round < rounds && !enough; round++) {
 		for (i = 0; i < ncases; i++) {
 			j = rand() % (i + 1);
 			order[i] = order[j];
@@ -592,10 +602,12 @@ static void measure(const char *csv, const char *machine, int rounds)
 				c->huge, c->busy, round, c->exit[c->n], c->back[c->n]);
 			c->n++;
 		}
+		fflush(f);
 	}
 	if (isatty(2))
 		fprintf(stderr, "\r%60s\r", "");
 	fclose(f);
+	return round;
 }
 
 static void table(void)
@@ -653,31 +665,33 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	srand(1);
+	signal(SIGINT, interrupt);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	unmappers = cpus < 64 ? cpus : 64;
 	uname(&u);
-	snprintf(machine, sizeof(machine), "Linux %.64s, %.32s, %d CPUs, %ld MiB of memory, %d rounds",
-		u.release, u.machine, cpus, meminfo_mib("MemTotal"), rounds);
+	snprintf(machine, sizeof(machine), "Linux %.64s, %.32s, %d CPUs, %ld MiB of memory",
+		u.release, u.machine, cpus, meminfo_mib("MemTotal"));
 	printf("%s\n", machine);
 
 	add(0, PLAIN, 1, 0, 0);
 	add(0, HELPER, 1, 0, 0);
-	for (mib = 256; mib <= largest; mib *= 2) {
+	for (mib = 256; mib < largest; mib *= 4) {
 		add(mib, PLAIN, 1, 0, 0);
 		add(mib, HELPER, 1, 0, 0);
 	}
-	mib = largest < 4096 ? largest : 4096;
-	add(mib, FALLBACK, 1, 0, 0);
-	add(mib, NAIVE, 1, 0, 0);
-	add(mib, UNMAP, 1, 0, 0);
-	add(mib, PLAIN, 1, 1, 0);
-	add(mib, HELPER, 1, 1, 0);
+	add(largest, PLAIN, 1, 0, 0);
+	add(largest, HELPER, 1, 0, 0);
+	add(1024, FALLBACK, 1, 0, 0);
+	add(1024, NAIVE, 1, 0, 0);
+	add(1024, UNMAP, 1, 0, 0);
+	add(1024, PLAIN, 1, 1, 0);
+	add(1024, HELPER, 1, 1, 0);
 	for (i = 4; i <= 64; i *= 16) {
-		add(1024, PLAIN, i, 0, 0);
-		add(1024, HELPER, i, 0, 0);
-		add(1024, FALLBACK, i, 0, 0);
-		add(1024, NAIVE, i, 0, 0);
+		add(512, PLAIN, i, 0, 0);
+		add(512, HELPER, i, 0, 0);
+		add(512, FALLBACK, i, 0, 0);
+		add(512, NAIVE, i, 0, 0);
 	}
 	add(512, PLAIN, 1, 0, 1);
 	add(512, HELPER, 1, 0, 1);
@@ -685,8 +699,9 @@ int main(int argc, char **argv)
 	add(512, NAIVE, 1, 0, 1);
 
 	cpu_times(&stolen[0], &total[0]);
-	measure(csv, machine, rounds);
+	rounds = measure(csv, machine, rounds);
 	cpu_times(&stolen[1], &total[1]);
+	printf("%d rounds\n", rounds);
 	table();
 	plot(svg, csv, largest, machine);
 
@@ -700,12 +715,12 @@ int main(int argc, char **argv)
 		exit_of(find(4096, PLAIN, 1, 0, 0)), exit_of(find(4096, HELPER, 1, 0, 0)), 0);
 	ratio("memory back: 4 GiB, 1 thread, with the helper / plain",
 		back_of(find(4096, HELPER, 1, 0, 0)), back_of(find(4096, PLAIN, 1, 0, 0)), 1.1);
-	ratio("memory back: 1 GiB, 64 threads, with the helper / plain",
-		back_of(find(1024, HELPER, 64, 0, 0)), back_of(find(1024, PLAIN, 64, 0, 0)), 1.1);
-	ratio("memory back: 1 GiB, 64 threads, without pidfd / plain",
-		back_of(find(1024, FALLBACK, 64, 0, 0)), back_of(find(1024, PLAIN, 64, 0, 0)), 1.1);
-	ratio("memory back: 1 GiB, 64 threads, naive helper / plain",
-		back_of(find(1024, NAIVE, 64, 0, 0)), back_of(find(1024, PLAIN, 64, 0, 0)), 0);
+	ratio("memory back: 512 MiB, 64 threads, with the helper / plain",
+		back_of(find(512, HELPER, 64, 0, 0)), back_of(find(512, PLAIN, 64, 0, 0)), 1.1);
+	ratio("memory back: 512 MiB, 64 threads, without pidfd / plain",
+		back_of(find(512, FALLBACK, 64, 0, 0)), back_of(find(512, PLAIN, 64, 0, 0)), 1.1);
+	ratio("memory back: 512 MiB, 64 threads, naive helper / plain",
+		back_of(find(512, NAIVE, 64, 0, 0)), back_of(find(512, PLAIN, 64, 0, 0)), 0);
 	ratio("memory back: 512 MiB, every CPU busy, with the helper / plain",
 		back_of(find(512, HELPER, 1, 0, 1)), back_of(find(512, PLAIN, 1, 0, 1)), 1.25);
 
