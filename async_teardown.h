@@ -171,7 +171,7 @@ extern "C" {
  * may start its own.
  *
  * Any thread may call this at any time, and several at once: they get the same
- * helper.  A child of vfork may not.  It takes some 0.1 ms, prints nothing, and
+ * helper.  A child of vfork may not.  It takes less than a millisecond, prints nothing, and
  * leaves the caller's errno, signal mask, signal handlers, descriptors and heap
  * alone.
  */
