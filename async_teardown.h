@@ -171,9 +171,9 @@ extern "C" {
  * may start its own.
  *
  * Any thread may call this at any time, and several at once: they get the same
- * helper.  A child of vfork may not.  It takes less than a millisecond, prints nothing, and
- * leaves the caller's errno, signal mask, signal handlers, descriptors and heap
- * alone.
+ * helper.  A child of vfork may not.  It takes less than a millisecond, prints
+ * nothing, and leaves the caller's errno, signal mask, signal handlers,
+ * descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
