@@ -348,10 +348,18 @@ static void ratio(const char *what, double a, double b, double goal)
 {
 	if (a <= 0 || b <= 0)
 		return;
-	printf("  %-66s %7.2f", what, a / b);
+	printf("  %-70s %7.2f", what, a / b);
 	if (goal > 0)
 		printf("   %s %.2f", a / b <= goal ? "goal" : "MISSED", goal);
 	printf("\n");
+}
+
+static void back_ratio(const char *what, long mib, enum variant v, int threads, int busy, double goal)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "memory back: %s, %s / plain", what, variant_name[v]);
+	ratio(text, back_of(find(mib, v, threads, 0, busy)), back_of(find(mib, PLAIN, threads, 0, busy)), goal);
 }
 
 /* --- the machine ----------------------------------------------------------------- */
@@ -663,7 +671,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (!largest)
-		largest = meminfo_mib("MemAvailable") / 2;
+		largest = meminfo_mib("MemAvailable") / 10 * 9;
 	for (mib = 1024; mib * 2 <= largest; mib *= 2)
 		;
 	largest = mib;
@@ -690,6 +698,11 @@ int main(int argc, char **argv)
 	}
 	add(largest, PLAIN, 1, 0, 0);
 	add(largest, HELPER, 1, 0, 0);
+	if (largest >= 8192)
+		add(8192, HELPER, 1, 0, 0);
+	add(0, NAIVE, 1, 0, 0);
+	if (largest >= 4096)
+		add(4096, NAIVE, 1, 0, 0);
 	add(1024, FALLBACK, 1, 0, 0);
 	add(1024, NAIVE, 1, 0, 0);
 	add(1024, UNMAP, 1, 0, 0);
@@ -721,16 +734,11 @@ int main(int argc, char **argv)
 		exit_of(find(8192, HELPER, 1, 0, 0)), exit_of(find(1024, HELPER, 1, 0, 0)), 1.2);
 	ratio("exit: 4 GiB, plain / with the helper (how many times sooner)",
 		exit_of(find(4096, PLAIN, 1, 0, 0)), exit_of(find(4096, HELPER, 1, 0, 0)), 0);
-	ratio("memory back: 4 GiB, 1 thread, with the helper / plain",
-		back_of(find(4096, HELPER, 1, 0, 0)), back_of(find(4096, PLAIN, 1, 0, 0)), 1.1);
-	ratio("memory back: 512 MiB, 64 threads, with the helper / plain",
-		back_of(find(512, HELPER, 64, 0, 0)), back_of(find(512, PLAIN, 64, 0, 0)), 1.1);
-	ratio("memory back: 512 MiB, 64 threads, without pidfd / plain",
-		back_of(find(512, FALLBACK, 64, 0, 0)), back_of(find(512, PLAIN, 64, 0, 0)), 1.1);
-	ratio("memory back: 512 MiB, 64 threads, naive helper / plain",
-		back_of(find(512, NAIVE, 64, 0, 0)), back_of(find(512, PLAIN, 64, 0, 0)), 0);
-	ratio("memory back: 512 MiB, every CPU busy, with the helper / plain",
-		back_of(find(512, HELPER, 1, 0, 1)), back_of(find(512, PLAIN, 1, 0, 1)), 1.25);
+	back_ratio("4 GiB, 1 thread", 4096, HELPER, 1, 0, 1.1);
+	back_ratio("512 MiB, 64 threads", 512, HELPER, 64, 0, 1.1);
+	back_ratio("512 MiB, 64 threads", 512, FALLBACK, 64, 0, 1.1);
+	back_ratio("512 MiB, 64 threads", 512, NAIVE, 64, 0, 0);
+	back_ratio("512 MiB, every CPU busy", 512, HELPER, 1, 1, 1.25);
 
 	for (i = 0; i < 5 * rounds && i < MAX_ROUNDS; i++) {
 		few[i] = start_us(3);
