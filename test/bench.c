@@ -60,7 +60,20 @@ static double now_ms(void)
 static void die(const char *what)
 {
 	fprintf(stderr, "bench: %s: %s\n", what, strerror(errno));
-	exit(1);
+	exit(1);	/* what it has started dies with it */
+}
+
+static pid_t fork_or_die(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		setpgid(0, 0);	/* ^C is the supervisor's */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	}
+	return pid;
 }
 
 /* --- the trick as people write it, for comparison ------------------------ */
@@ -160,8 +173,6 @@ static void process(const struct bench_case *c, int report)
 	size_t i;
 	int helper = 0, sig;
 
-	setpgid(0, 0);	/* ^C is the supervisor's */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_THP_DISABLE, !c->huge, 0, 0, 0);
 	sigemptyset(&term);
 	sigaddset(&term, SIGTERM);
@@ -234,10 +245,7 @@ static void spin(int on)
 		if (!on) {
 			kill(spinners[i], SIGKILL);
 			waitpid(spinners[i], NULL, 0);
-		} else if ((spinners[i] = fork()) < 0) {
-			die("fork");
-		} else if (!spinners[i]) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
+		} else if (!(spinners[i] = fork_or_die())) {
 			for (;;)
 				;
 		}
@@ -245,7 +253,7 @@ static void spin(int on)
 }
 
 /* Runs a case once.  The CPU time of its helper, in ms. */
-static double run(const struct bench_case *c, double *exit_ms, double *back_ms)
+static double run(const struct bench_case *c, unsigned settle_us, double *exit_ms, double *back_ms)
 {
 	int p[2], helper;
 	double t0, cpu = 0;
@@ -253,13 +261,9 @@ static double run(const struct bench_case *c, double *exit_ms, double *back_ms)
 
 	if (pipe(p))
 		die("pipe");
-	pid = fork();
-	if (pid < 0)
-		die("fork");
-	if (!pid) {
-		close(p[0]);
+	pid = fork_or_die();
+	if (!pid)
 		process(c, p[1]);
-	}
 	close(p[1]);
 	if (read(p[0], &helper, sizeof(helper)) != sizeof(helper) || helper < 0) {
 		fprintf(stderr, "bench: a process of %ld MiB did not come up\n", c->mib);
@@ -268,7 +272,7 @@ static double run(const struct bench_case *c, double *exit_ms, double *back_ms)
 	close(p[0]);
 	if (c->busy)
 		spin(1);
-	usleep(c->busy ? 50000 : 5000);	/* all is asleep, or busy, now */
+	usleep(settle_us);
 
 	t0 = now_ms();
 	kill(pid, c->variant == UNMAP ? SIGTERM : SIGKILL);
@@ -404,7 +408,7 @@ static double start_us(int descriptors)
 
 	if (pipe(p))
 		die("pipe");
-	pid = fork();
+	pid = fork_or_die();
 	if (!pid) {
 		struct rlimit lim;
 
@@ -457,16 +461,15 @@ static long wakeups(int seconds)
 
 	if (pipe(p))
 		die("pipe");
-	pid = fork();
+	pid = fork_or_die();
 	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		helper = async_teardown_start();
 		_exit(write(p[1], &helper, sizeof(helper)) < 0 || pause() < 0);
 	}
-	if (read(p[0], &helper, sizeof(helper)) != sizeof(helper) || helper < 0)
-		return -1;
-	close(p[0]);
 	close(p[1]);
+	if (read(p[0], &helper, sizeof(helper)) != sizeof(helper) || helper < 0)
+		die("start");
+	close(p[0]);
 	usleep(100000);
 	before = switches(helper);
 	sleep((unsigned)seconds);
@@ -488,18 +491,23 @@ static int synchronous(enum variant v, int threads, int runs)
 	c.variant = v;
 	c.threads = threads;
 	for (i = 0; i < 64 && i < runs; i++)	/* nearly all are asynchronous */
-		cpu[i] = run(&c, &unused, &unused);
+		cpu[i] = run(&c, 5000, &unused, &unused);
 	unused = median(cpu, i);
 	for (i = 0; i < runs; i++)
-		n += run(&c, &cpu[0], &cpu[1]) < unused / 4;
+		n += run(&c, 5000, &cpu[0], &cpu[1]) < unused / 4;
 	return n;
 }
 
 /* --- the plot --------------------------------------------------------------------------- */
 
-/* From the results as they stand in the CSV: exit over memory, one thread, idle. */
+/*
+ * From the results as they stand in the CSV: exit over memory, one thread, idle.
+ * The colours are legible on white and on black, for an image need not know which
+ * its page is.
+ */
 static void plot(const char *file, const char *csv, long largest, const char *machine)
 {
+	static const int steps[] = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000 };
 	static struct bench_case points[2][16];
 	const double w = 720, h = 360, left = 64, right = 150, top = 48, bottom = 56;
 	double pw = w - left - right, ph = h - top - bottom, ymax = 0, step, y, ms, back;
@@ -531,23 +539,20 @@ static void plot(const char *file, const char *csv, long largest, const char *ma
 	for (i = 0; i < n[0]; i++)
 		if (exit_of(&points[0][i]) > ymax)
 			ymax = exit_of(&points[0][i]);
-	for (step = 1; step * 6 < ymax; step *= step == 1 || step == 10 || step == 100 || step == 1000 ? 2 :
-		step == 2 || step == 20 || step == 200 || step == 2000 ? 2.5 : 2)
+	for (i = 0; i < 13 && steps[i] * 6 < ymax; i++)
 		;
+	step = steps[i];
 	ymax = ((int)(ymax / step) + 1) * step;
 
 	fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %g %g' role='img' "
 		"aria-label='Time until wait returns, over memory'>\n<style>\n"
-		"text { font: 13px system-ui, sans-serif; fill: #57606a }\n"
-		".t { font-size: 15px; font-weight: 600; fill: #24292f }\n"
-		".g { stroke: #8c959f; stroke-opacity: .35 }\n"
+		"text { font: 13px system-ui, sans-serif; fill: #7a828c }\n"
+		".t { font-size: 15px; font-weight: 600 }\n"
+		".g { stroke: #7a828c; stroke-opacity: .35 }\n"
 		".l { fill: none; stroke-width: 2.5 }\n"
-		".v0 { stroke: #bc4c00 } .v1 { stroke: #0969da }\n"
-		"text.n0 { fill: #bc4c00; font-weight: 600 } text.n1 { fill: #0969da; font-weight: 600 }\n"
-		"@media (prefers-color-scheme: dark) {\n"
-		"text { fill: #9198a1 } .t { fill: #e6edf3 }\n"
-		".v0 { stroke: #f0883e } .v1 { stroke: #58a6ff }\n"
-		"text.n0 { fill: #f0883e } text.n1 { fill: #58a6ff }\n}\n</style>\n", w, h);
+		".v0 { stroke: #d4620a } .v1 { stroke: #2f81f7 }\n"
+		".n0 { fill: #d4620a; font-weight: 600 } .n1 { fill: #2f81f7; font-weight: 600 }\n"
+		"</style>\n", w, h);
 	fprintf(f, "<text class='t' x='%g' y='22'>SIGKILL until the parent's wait returns</text>\n", left);
 	for (y = 0; y <= ymax + step / 2; y += step)
 		fprintf(f, "<line class='g' x1='%g' x2='%g' y1='%.1f' y2='%.1f'/>"
@@ -613,7 +618,9 @@ static int measure(const char *csv, const char *machine, int rounds)
 			c = &cases[order[i]];
 			if (isatty(2))
 				fprintf(stderr, "\rround %d of %d, case %d of %d ", round + 1, rounds, i + 1, ncases);
-			run(c, &c->exit[c->n], &c->back[c->n]);
+			/* All is asleep, or busy, by then; and as cold for an empty process,
+			 * made a moment ago, as for one that took seconds to fill. */
+			run(c, 100000, &c->exit[c->n], &c->back[c->n]);
 			fprintf(f, "%s,%ld,%d,%d,%d,%d,%.3f,%.3f\n", variant_name[c->variant], c->mib, c->threads,
 				c->huge, c->busy, round, c->exit[c->n], c->back[c->n]);
 			c->n++;
@@ -686,6 +693,7 @@ int main(int argc, char **argv)
 	cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	unmappers = cpus < 64 ? cpus : 64;
 	uname(&u);
+	u.release[strcspn(u.release, "-")] = 0;	/* without the builder's suffix */
 	snprintf(machine, sizeof(machine), "Linux %.64s, %.32s, %d CPUs, %ld MiB of memory",
 		u.release, u.machine, cpus, meminfo_mib("MemTotal"));
 	printf("%s\n", machine);
