@@ -24,20 +24,24 @@
  *     helper         ..... sleeps ....|=pause=|=== memory is freed ===x
  *
  *     The helper stays in the VMM's control groups, so its memory and its time
- *     are charged there as before.  It is a child of the VMM with exit signal 0,
- *     which no wait sees but one with __WCLONE or __WALL (that one would wait for
- *     it).  Its name is cleanup/PID, with the PID of the VMM: pgrep -x cleanup/1234
- *     finds it.
+ *     are charged there as before.  It is a child of the VMM with exit signal 0:
+ *     no wait sees it but one with __WCLONE or __WALL, and __WALL waits for it.
+ *     Its name is cleanup/PID, with the VMM's PID as the VMM sees it:
+ *     pgrep -x cleanup/1234 finds it.
  *
  * WHEN TO CALL IT
  *
- *     After daemonizing: a helper belongs to the process that started it.  When
- *     the process is in its control group, and before a seccomp filter of its
- *     own forbids clone; setuid, chroot and such filters may then follow.  But
- *     where the jail has a /proc and the VMM has no capabilities when it calls
- *     start, call it in the jail: /proc/HELPER/root is the root of that moment.
+ *     After daemonizing: a helper belongs to the process that started it.  In
+ *     the control group and namespaces that the VMM will live in: the helper
+ *     stays in those of that moment, and with it there the kernel refuses some
+ *     moves, such as setns to a time namespace.  Before a seccomp filter of the
+ *     VMM's own forbids clone.  chroot and setuid may follow; but if the VMM has
+ *     no capabilities, and its jail has a /proc, call start in the jail:
+ *     /proc/HELPER/root is the root of that moment.
+ *
  *     Threads may exist or not, and the calling one may end.  The helper keeps
- *     that thread's scheduling policy, CPU affinity and control groups.
+ *     its scheduling policy and CPU affinity, and frees the memory with them:
+ *     better not a pinned or a real-time thread.
  *
  *     Before execve, call stop: the kernel tells nobody about an exec, and the
  *     helper would keep the old memory until the process ends.  Likewise before
@@ -50,7 +54,14 @@
  *     pidfd of the helper from the PID that start returned, or tail --pid=PID.
  *   - Whatever was mapped stays in use until then: huge pages stay allocated, a
  *     mapped VFIO device stays busy, a lock on a mapped file is held, and KVM
- *     keeps the guest until its run areas are unmapped.
+ *     keeps the guest until its run areas are unmapped.  The control group cannot
+ *     be removed, nor the root directory unmounted.  Files registered with an
+ *     io_uring whose rings are mapped stay open; all other descriptors close with
+ *     the VMM.
+ *   - Native AIO (io_submit) that is in flight goes on until the helper is gone
+ *     (exit_aio in the kernel's fs/aio.c): a write of the dead VMM can reach the
+ *     disk after wait has returned, when its fcntl locks are free already.  With
+ *     native AIO, wait for the helper before another VM opens the image.
  *   - SIGKILL is the one signal that ends the helper early, and the teardown is
  *     then synchronous again.  Killing a whole control group does that, and so
  *     does the OOM killer, which kills all that share the victim's memory.
@@ -60,33 +71,37 @@
  *   - A core dump of the VMM is written before it counts as gone.  Before Linux
  *     5.16 one also kills all that share the memory, so the teardown may be
  *     synchronous (kernel commit 0258b5fd7c71).
- *   - PID 1 of a PID namespace cannot have a helper; see start.  Valgrind does
- *     not know clone with these flags and aborts.  Under qemu-user it is -EINVAL.
+ *   - PID 1 of a PID namespace cannot have a helper; see start.  When PID 1 ends,
+ *     the kernel kills the helpers of others in there and waits for them: a
+ *     container takes as long to end as without.
+ *   - Valgrind does not know clone with these flags and aborts.  Under qemu-user
+ *     start returns -EINVAL.
  *
  * SECURITY
  *
  *     The helper's memory is the VMM's.  Whoever takes over the VMM can make the
- *     helper run what he likes, and it was cloned with the privileges that the
+ *     helper run anything, and it was cloned with the privileges that the
  *     VMM may have given up since.  So before start returns, the helper
  *
  *       - holds no descriptor but the pidfd by which it waits for the VMM,
- *       - has no capability in effect, has no_new_privs, and cannot dump core,
+ *       - has no capability in effect, has no_new_privs, and dumps no core (but
+ *         to a socket in core_pattern, which asks for no limit),
  *       - runs under a seccomp filter (atd_filter below) that kills it for all
  *         but ppoll, rt_sigtimedwait, getppid, exit_group, and kill with signal 0.
  *
  *     It keeps the uid, the permitted capabilities, the namespaces and control
  *     groups of the moment of start, without a call to use them by.  What is left
- *     to an attacker: he can ask which PIDs exist; and he can have the helper
- *     stay when the VMM is dead, keep the memory and a CPU, and go on writing to
- *     what the VMM had mapped and shares with others.  So let what supervises the
- *     VMM kill the helper too, after a timeout, and trust no memory that was
- *     shared with the VMM before the helper is gone.
+ *     to an attacker: to ask which PIDs exist; and to have the helper stay when
+ *     the VMM is dead, keep the memory and, at the priority of that moment, a
+ *     CPU, and go on writing to what the VMM had mapped and shares with others.
+ *     So have the supervisor kill the helper after a timeout, and trust no memory
+ *     that was shared with the VMM until the helper is gone.
  *
- *     Nobody gets at the VMM's memory through the helper who could not get at
- *     the VMM: to trace it or open its /proc/PID/mem takes what it took for the
- *     VMM when it called start (that is why the permitted set stays).  The VMM's
- *     credentials, seccomp state and dumpable flag are unchanged.  An
- *     oom_score_adj written for one of the two holds for both.
+ *     The helper opens no new way to the VMM's memory: to trace the helper or to
+ *     open its /proc/PID/mem takes what it took for the VMM when it called start
+ *     (that is why the permitted set stays).  The VMM's credentials, seccomp
+ *     state and dumpable flag are unchanged.  An oom_score_adj written for one of
+ *     the two holds for both.
  *
  *     There is no helper without all this: where the kernel refuses a step, has
  *     no seccomp for example, start fails, and the teardown is synchronous.  A
@@ -100,35 +115,39 @@
  *                      unshare openat getdents64 close
  *       instead of pidfd_open (before Linux 5.3)
  *                      rt_sigtimedwait kill
- *     If it answers ENOSYS or EPERM to close_range or pidfd_open, the helper takes
- *     the older way.  If it kills a process for a call, it may be the helper, and
- *     start returns -EPERM; before Linux 5.16 the VMM goes with it, as everything
- *     goes that shares the memory of a process that dies as if to dump core.
+ *     clone has the flags CLONE_VM | CLONE_FILES.  If the filter answers ENOSYS
+ *     or EPERM to close_range or pidfd_open, the helper takes the older way.  If
+ *     it kills for a call that the helper makes, start returns -EPERM; before
+ *     Linux 5.16 the VMM dies too, as everything does that shares the memory of
+ *     a process killed as if to dump core.
  *
- * WITHOUT PIDFD (before Linux 5.3)
+ * WITHOUT PIDFD (before Linux 5.3, or where RLIMIT_NOFILE is 0)
  *
- *     the helper is woken by its parent-death signal and looks every 0.5 s
- *     whether it has a new parent: a VMM that has changed its uid may not signal
- *     it.  It then waits up to 0.25 s, or longer on a loaded machine, for the
- *     VMM's parent to reap the VMM.  The memory can be back that much later.
+ *     The helper is woken by its parent-death signal.  A VMM that has changed its
+ *     uid may not send it, so the helper also looks every 0.5 s whether its
+ *     parent is still the VMM.  It then waits until the VMM's PID is gone, for
+ *     0.25 s at most (more on a loaded machine), since a thread may still hold
+ *     the memory.  The memory can be back that much later.
  *
  * COMPILING
  *
- *     ASYNC_TEARDOWN_IMPLEMENTATION  In one file: gives it the code too.
+ *     ASYNC_TEARDOWN_IMPLEMENTATION  In one file: has the header give it the code.
  *     ASYNC_TEARDOWN_STATIC          In that file: makes the functions private to
  *                                    it.  Two files can both have their own;
  *                                    each then has a helper of its own.
  *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
  *
- *     C99 or C++11 and later, gcc or clang, any libc.  Nothing has to be defined
- *     or included before.  No allocation; about 6 KiB, of which 3 are the
- *     helper's stack.  Needs the seccomp filters of Linux 3.5, and uses what there
- *     is up to 5.9; run on 6.1, 6.12 and 6.18, with newer calls refused.
+ *     C99 or C++11 and later, gcc or clang, glibc or musl.  Nothing has to be
+ *     defined or included before.  No allocation; about 6 KiB, of which 3 are the
+ *     helper's stack.  Needs the seccomp filters of Linux 3.5, and uses
+ *     pidfd_open (5.3) and close_range (5.9) where they exist; run on 6.1, 6.12
+ *     and 6.18, also with these calls refused.
  *
- *     Run on real kernels, on both paths: x86-64, i386, aarch64, arm (ARM and
- *     Thumb code), riscv64, s390x, ppc64le, mips64el.  Compiled only:
- *     loongarch64.  On another architecture the implementation is an #error;
- *     on another system than Linux the functions return -ENOSYS.
+ *     Run under a kernel of its own, on both paths: x86-64, i386, aarch64, arm
+ *     (ARM and Thumb code), riscv64, s390x, ppc64le, mips64el; all but x86-64 in
+ *     emulation.  Compiled only: loongarch64.  On another architecture the
+ *     implementation is an #error; on another system than Linux the functions
+ *     return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
@@ -157,22 +176,23 @@ extern "C" {
  *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max), or the
  *                  calling thread's policy is SCHED_DEADLINE
  *     -EPERM       a seccomp filter refuses a call, or kills the helper for it
- *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: before that is gone
- *                  the kernel waits for every other process there.  Or it has
+ *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace, whose end waits for
+ *                  that of every other process there.  Or it has
  *                  unshared its PID namespace and not forked since: the helper
  *                  was then PID 1 of the new one, which has ended with it, and
  *                  fork fails with ENOMEM from now on
  *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
  *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user
- *     or another that the kernel gives for a step, such as -ENOMEM
+ *     or another error that the kernel gives for a step, such as -ENOMEM
  *
  * In a process that has a helper, returns the PID of that.  If the helper has
  * been killed, reaps it and starts another.  After fork the child has none, and
  * may start its own.
  *
  * Any thread may call this at any time, and several at once: they get the same
- * helper.  A child of vfork may not.  It takes less than a millisecond, prints
- * nothing, and leaves the caller's errno, signal mask, signal handlers,
+ * helper.  A child of vfork may not, nor a handler of SIGSYS.  It waits for the
+ * helper to get a CPU and set itself up: about 0.2 ms on an idle machine.  It
+ * prints nothing, and leaves the caller's errno, signal mask, signal handlers,
  * descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
@@ -186,7 +206,8 @@ ASYNC_TEARDOWN_API int async_teardown_start(void);
  *                  signal the helper, or a seccomp filter refuses a call
  *     -ENOSYS      not Linux; or a seccomp filter refuses a call so
  *
- * Threads, errno and so on: as for start.
+ * A child of vfork may call it, and nothing happens.  Threads, errno and so on:
+ * as for start.
  */
 ASYNC_TEARDOWN_API int async_teardown_stop(void);
 
@@ -212,10 +233,10 @@ extern "C" {
 #endif
 
 /*
- * What the helper runs shares the memory and the thread pointer of a thread
- * that may be gone: it calls nothing of libc and touches no thread-local
- * storage.  That is no errno, and nothing that compilers add and keep there:
- * stack protector canaries, the state of sanitizers and profilers.
+ * What the helper runs has the thread pointer of the thread that called start,
+ * which may be gone.  So it calls nothing of libc and touches no thread-local
+ * storage: no errno, and nothing that compilers keep there, such as stack
+ * protector canaries and the state of sanitizers and profilers.
  */
 #if defined(__clang__) && __has_attribute(disable_sanitizer_instrumentation)
 #define ATD_BARE no_stack_protector, no_instrument_function, \
@@ -231,6 +252,17 @@ extern "C" {
 	no_profile_instrument_function, no_sanitize("all")
 #endif
 #define ATD_FN static __attribute__((ATD_BARE))
+
+/*
+ * For the public functions: to their callers they have to be calls, after which
+ * vector registers are anything, for some do not survive a system call (SVE,
+ * RISC-V V).  gcc's -fipa-ra would look into what is merely not inlined.
+ */
+#if !defined(__clang__) && __GNUC__ >= 8
+#define ATD_OPAQUE __attribute__((noipa))
+#else
+#define ATD_OPAQUE __attribute__((noinline))
+#endif
 
 /*
  * Layer 1: the architecture.  Each block has the same three things:
@@ -623,10 +655,12 @@ enum {
 	ATD_SIGHUP = 1,
 	ATD_SIGKILL = 9,
 #ifdef __mips__
+	ATD_SIG_BLOCK = 1,
 	ATD_SIG_SETMASK = 3,
 	ATD_SIGSET_BYTES = 16,
 	ATD_SIGSYS = 12,
 #else
+	ATD_SIG_BLOCK = 0,
 	ATD_SIG_SETMASK = 2,
 	ATD_SIGSET_BYTES = 8,
 	ATD_SIGSYS = 31,
@@ -672,7 +706,7 @@ ATD_FN long atd_block_signals(int but, long old)
 		all.bits[i] = ~0UL;
 	if (but)
 		all.bits[0] &= ~(1UL << (but - 1));
-	return atd_syscall(__NR_rt_sigprocmask, ATD_SIG_SETMASK, atd_arg(&all),
+	return atd_syscall(__NR_rt_sigprocmask, ATD_SIG_BLOCK, atd_arg(&all),
 		old, ATD_SIGSET_BYTES, 0);
 }
 
@@ -700,8 +734,8 @@ ATD_FN long atd_sleep_us(long us)
 /*
  * Layer 3: the helper.
  *
- * One static object holds all there is.  After fork the child has a copy, in
- * which pid is no child of its own: the kernel's ECHILD is what tells.
+ * One static object holds all there is.  After fork the child has a copy, whose
+ * pid is no child of it: wait4 says ECHILD.
  */
 enum { ATD_SETTING_UP = 1, ATD_READY = 0 };	/* or -errno */
 
@@ -767,7 +801,7 @@ ATD_FN long atd_drop_files(void)
 	const char *s;
 	long ret, dir, len, i, fd, seen = 0;
 
-	/* Linux 5.9: copies no more than it keeps, which is nothing. */
+	/* Linux 5.9: copies next to nothing, however many there are. */
 	ret = atd_syscall(ATD_NR_CLOSE_RANGE, 0, ~0L,
 		ATD_CLOSE_RANGE_UNSHARE, 0, 0);
 	if (ret == 0)
@@ -780,9 +814,9 @@ ATD_FN long atd_drop_files(void)
 
 	/* Room for dir, should the table be full. */
 	atd_syscall(__NR_close, 0, 0, 0, 0, 0);
-	len = dir = atd_syscall(__NR_openat, ATD_AT_FDCWD,
+	dir = atd_syscall(__NR_openat, ATD_AT_FDCWD,
 		atd_arg("/proc/self/fd"), 0, 0, 0);
-	while (len >= 0 && (len = atd_syscall(__NR_getdents64, dir,
+	while ((len = atd_syscall(__NR_getdents64, dir,
 			atd_arg(buf), sizeof(atd_shared.scratch), 0, 0)) > 0) {
 		for (i = 0; i < len; i += d->reclen) {
 			d = (const struct atd_dirent *)(const void *)(buf + i);
@@ -812,16 +846,14 @@ ATD_FN long atd_drop_files(void)
 ATD_FN long atd_set_name(int pid)
 {
 	static const char prefix[] = "cleanup/";
-	char *const name = atd_shared.scratch.bytes;
-	int i, n = 0;
+	char *at = atd_shared.scratch.bytes + 15;
+	int i;
 
-	for (i = pid; i > 0; i /= 10)
-		n++;
-	for (i = 0; i < 8; i++)
-		name[i] = prefix[i];
-	for (name[8 + n] = 0; n > 0; pid /= 10)
-		name[8 + --n] = (char)('0' + pid % 10);
-	return atd_prctl(ATD_PR_SET_NAME, atd_arg(name), 0);
+	for (*at = 0; pid > 0; pid /= 10)
+		*--at = (char)('0' + pid % 10);
+	for (i = 8; i-- > 0; )
+		*--at = prefix[i];
+	return atd_prctl(ATD_PR_SET_NAME, atd_arg(at), 0);
 }
 
 /*
@@ -865,7 +897,8 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 
 	/* 2. No core dump: it would be of the VMM's memory, in the directory below,
 	 * and written with a uid that the VMM may have given up by then.  A program
-	 * in core_pattern gets one at a limit of 0 too, but not at 1. */
+	 * in core_pattern gets one at a limit of 0 too, but not at 1; a socket there
+	 * (Linux 6.16) does. */
 	limit->cur = limit->max = 1;
 	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
 	if (ret == -EPERM) {	/* the hard limit is 0 */
@@ -904,9 +937,6 @@ ATD_FN long atd_set_up(int vmm, int *pidfd)
 		if (ret < 0 && ret != -EAGAIN)
 			return ret;
 	}
-	ret = atd_sleep_us(0);	/* a filter of the VMM's may refuse ppoll */
-	if (ret < 0)
-		return ret;
 
 	/* 7. It is armed; was that in time?  If the VMM has been killed already,
 	 * its PID may be another's.  If not, then the VMM has unshared its PID
@@ -950,7 +980,7 @@ ATD_FN void atd_outlive(int vmm, int pidfd)
 		while (ret == -EINTR);
 		if (ret > 0)
 			return;
-		/* For want of a better answer go on without it. */
+		/* Not to be expected; go on as without a pidfd. */
 	}
 
 	while (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm)
@@ -990,7 +1020,7 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_main(void)
  * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
  * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
  */
-static long atd_enter(struct atd_sigset *old, int *self)
+static long atd_enter(struct atd_sigset *old, int self)
 {
 	int holder = 0;
 	long ret;
@@ -999,10 +1029,9 @@ static long atd_enter(struct atd_sigset *old, int *self)
 	if (ret < 0)
 		return ret;
 
-	*self = (int)atd_syscall(__NR_getpid, 0, 0, 0, 0, 0);
-	while (!__atomic_compare_exchange_n(&atd_shared.lock, &holder, *self, 0,
+	while (!__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
 			__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-		if (holder == *self) {
+		if (holder == self) {
 			atd_sleep_us(20);
 			holder = 0;
 		}
@@ -1027,16 +1056,15 @@ static long atd_wait(long pid, long options)
 /* 1 if there is a helper, 0 if not; then it is reaped, and its stack free. */
 static long atd_running(int self)
 {
-	/* Without a helper asks for the caller itself, nobody's own child, just
-	 * to learn here whether wait4 is permitted, not when it is needed. */
+	/* Without a helper asks about the caller, which is no child of its own:
+	 * so it is known before the clone whether wait4 is permitted. */
 	long ret = atd_wait(atd_shared.pid ? atd_shared.pid : self, ATD_WNOHANG);
 
 	if (ret == 0)
 		return 1;
 	if (ret < 0 && ret != -ECHILD)
 		return ret;
-	if (atd_shared.vmm == self)	/* not so in a child of vfork: the parent's */
-		atd_shared.pid = 0;
+	atd_shared.pid = 0;
 	return 0;
 }
 
@@ -1048,7 +1076,12 @@ static long atd_launch(int self)
 	long pid, dead;
 	int progress;
 
-	atd_shared.vmm = self;
+	/* A filter may refuse ppoll.  Below it would then spin, which in a real-time
+	 * thread can keep the helper from running at all. */
+	pid = atd_sleep_us(0);
+	if (pid < 0)
+		return pid;
+	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
 	__atomic_store_n(&atd_shared.progress, ATD_SETTING_UP, __ATOMIC_RELAXED);
 	pid = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES, top, atd_main);
 	if (pid < 0)
@@ -1071,33 +1104,39 @@ static long atd_launch(int self)
 	return progress < 0 ? progress : -EPERM;
 }
 
-/* Not inlined, so that for compilers too these are calls, after which vector
- * registers are anything: some do not survive a system call (SVE, RISC-V V). */
-__attribute__((noinline)) ASYNC_TEARDOWN_API int async_teardown_start(void)
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_start(void)
 {
+	const int self = (int)atd_syscall(__NR_getpid, 0, 0, 0, 0, 0);
 	struct atd_sigset old;
 	long ret;
-	int self;
 
-	ret = atd_enter(&old, &self);
+	if (self <= 1)
+		return self < 0 ? self : -EOPNOTSUPP;
+	ret = atd_enter(&old, self);
 	if (ret < 0)
 		return (int)ret;
 	ret = atd_running(self);
 	if (ret > 0)
 		ret = atd_shared.pid;
 	else if (ret == 0)
-		ret = self == 1 ? -EOPNOTSUPP : atd_launch(self);
+		ret = atd_launch(self);
 	atd_leave(&old);
 	return (int)ret;
 }
 
-__attribute__((noinline)) ASYNC_TEARDOWN_API int async_teardown_stop(void)
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 {
+	const int self = (int)atd_syscall(__NR_getpid, 0, 0, 0, 0, 0);
 	struct atd_sigset old;
 	long ret;
-	int self;
 
-	ret = atd_enter(&old, &self);
+	if (self < 0)
+		return self;
+	/* A child of fork has no helper, and one of vfork must not take over the
+	 * lock: it runs on the memory of its parent, whose threads run too. */
+	if (__atomic_load_n(&atd_shared.vmm, __ATOMIC_RELAXED) != self)
+		return 0;
+	ret = atd_enter(&old, self);
 	if (ret < 0)
 		return (int)ret;
 	ret = atd_running(self);
@@ -1119,6 +1158,7 @@ __attribute__((noinline)) ASYNC_TEARDOWN_API int async_teardown_stop(void)
 
 #undef ATD_BARE
 #undef ATD_FN
+#undef ATD_OPAQUE
 #undef ATD_EM
 #undef ATD_NR_SINCE_5_0
 #undef ATD_AUDIT_ARCH

@@ -912,6 +912,7 @@ static const char *frozen(void)
 	CHECK(put(file, on));
 	CHECK(UNTIL(deadline, strstr(slurp(path, 0), *on == '1' ? "frozen 1" : "FROZEN")));
 	CHECK(by_kill() && reap(vmm, NULL) && mm_held());
+	CHECK(rmdir(sh->cgroup) && errno == EBUSY);
 	CHECK(put(file, off));
 	CHECK(gone(sh->helper));
 	CHECK(UNTIL(at_once, !rmdir(sh->cgroup)));
@@ -1193,10 +1194,24 @@ static void compare_around_start(void)
 	}
 }
 
+static void start_with_signals_pending(void)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	MUST(!kill(getpid(), SIGTERM) && !kill(getpid(), SIGSYS));
+	start();
+	MUST(async_teardown_stop() == 0);
+	start();
+}
+
 static const char *leaves_caller_alone(void)
 {
 	TRY(spawn(compare_around_start));
-	return killed_synchronously();
+	TRY(killed_synchronously());
+	TRY(spawn(start_with_signals_pending));
+	return killed_asynchronously();
 }
 
 static pthread_barrier_t barrier;
@@ -1279,6 +1294,7 @@ static void filter(const struct atd_insn *insns, size_t n)
 static void start_as_pid_1(void)
 {
 	MUST(getpid() == 1);
+	atd_shared.lock = 1;	/* as if cloned into this namespace by another PID 1 */
 	fails_with(-EOPNOTSUPP);
 }
 
@@ -1457,10 +1473,34 @@ static void stop_in_vfork(void)
 	start();
 }
 
+static void stop_in_vforks_while_starting(void)
+{
+	pthread_t t[2];
+	pid_t child;
+	int i, st;
+
+	MUST(!setpgid(0, 0));	/* a helper of PID 0 is one's process group */
+	for (i = 0; i < 2; i++)
+		MUST(!pthread_create(&t[i], NULL, start_and_stop, NULL));
+	for (i = 0; i < effort(2000); i++) {
+		child = vfork();
+		if (!child)
+			_exit(async_teardown_stop());
+		MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	}
+	sh->go = 1;
+	for (i = 0; i < 2; i++)
+		MUST(!pthread_join(t[i], NULL));
+	MUST(async_teardown_stop() == 0);
+	MUST(waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+}
+
 static const char *vfork_stops(void)
 {
 	TRY(spawn(stop_in_vfork));
-	return killed_asynchronously();
+	TRY(killed_asynchronously());
+	TRY(spawn(stop_in_vforks_while_starting));
+	return killed_synchronously();
 }
 
 static void answer_sigsys(int sig, siginfo_t *info, void *context)
@@ -1604,6 +1644,37 @@ static const char *kvm(void)
 }
 #endif
 
+/* On one CPU the helper runs only when its caller sleeps. */
+static void start_in_real_time(void)
+{
+	static const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(__NR_ppoll, 0, 1), STMT(6, ERRNO | EPERM), STMT(6, ALLOW)
+	};
+	struct sched_param param = { 1 };
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	MUST(!sched_setaffinity(0, sizeof(one), &one));
+	if (sched_setscheduler(0, SCHED_FIFO, &param)) {
+		sh->second = 1;
+		return;
+	}
+	start();
+	MUST(async_teardown_stop() == 0);
+	filter(insns, 4);
+	fails_with(-EPERM);
+}
+
+static const char *real_time(void)
+{
+	TRY(spawn(start_in_real_time));
+	TRY(killed_synchronously());
+	if (sh->second)
+		SKIP("no real-time scheduling here");
+	return NULL;
+}
+
 /* --- somebody takes over the VMM, and through it the helper ------------- */
 
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -1730,6 +1801,7 @@ static const struct {
 	{ "leaves_caller_alone", leaves_caller_alone, "errno, signal mask, dispositions, descriptors are the caller's own" },
 	{ "start_stop", start_stop, "a thousand starts and stops leave nothing" },
 	{ "two_threads_at_once", two_threads_at_once, "eight threads at once get the one helper" },
+	{ "real_time", real_time, "from a real-time thread on one CPU, also where a filter refuses ppoll" },
 	{ "process_limit", process_limit, "-EAGAIN at the process limit" },
 	{ "seccomp_traps", seccomp_traps, "a filter that answers by SIGSYS: the VMM lives" },
 	{ "pid_namespaces", pid_namespaces, "-EOPNOTSUPP for PID 1 of a PID namespace" },
@@ -1744,12 +1816,12 @@ static const struct {
 	{ "churning_heap", churning_heap, "two hundred starts beside threads that malloc and free" },
 	{ "forks", forks, "a forked child has no helper, and may have its own" },
 	{ "forks_while_starting", forks_while_starting, "fork while another thread is in start" },
-	{ "vfork_stops", vfork_stops, "stop in a vfork child: the parent's helper stays the parent's" },
+	{ "vfork_stops", vfork_stops, "stop in a vfork child, thousands of times: the parent's helper stays the parent's" },
 	{ "daemonizes", daemonizes, "daemonizing before and after start" },
 	{ "execs", execs, "stop, then exec: nothing left; exec alone: gone with the process" },
 	{ "killed_by_group", killed_by_group, "kill -9 of the process group" },
 	{ "terminals", terminals, "^C and a hangup of the terminal" },
-	{ "wait_loops", wait_loops, "wait and SIGCHLD never tell of the helper" },
+	{ "wait_loops", wait_loops, "wait and SIGCHLD never tell of the helper's end" },
 	{ "oom", oom, "OOM kill in a control group: both gone" },
 	{ "frozen", frozen, "frozen and thawed with its control group" },
 	{ "helper_killed", helper_killed, "helper killed: VMM undisturbed, next start makes another" },
