@@ -60,7 +60,7 @@
  *     the VMM.
  *   - Native AIO (io_submit) that is in flight goes on until the helper is gone
  *     (exit_aio in the kernel's fs/aio.c): a write of the dead VMM can reach the
- *     disk after wait has returned, when its fcntl locks are free already.  With
+ *     disk after wait has returned, when its POSIX locks are free already.  With
  *     native AIO, wait for the helper before another VM opens the image.
  *   - SIGKILL is the one signal that ends the helper early, and the teardown is
  *     then synchronous again.  Killing a whole control group does that, and so

@@ -19,7 +19,9 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/aio_abi.h>
 #include <malloc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -1547,6 +1549,64 @@ static const char *seccomp_traps(void)
 	return killed_synchronously();
 }
 
+/* --- input and output that outlives the VMM ------------------------------ */
+
+enum { PLAIN, AIO, URING };
+static int pipes[3][2];
+
+static int is_read(int i)
+{
+	struct pollfd p = { pipes[i][1], POLLOUT, 0 };
+
+	return poll(&p, 1, 0) >= 0 && !(p.revents & POLLERR);
+}
+
+/* Of each pipe the VMM has the only reading end; in sh->second, which it could
+ * give to a native AIO request that stays in flight, and to an io_uring. */
+static void start_with_requests(void)
+{
+	static struct iocb cb, *cbs[] = { &cb };
+	static unsigned params[30];	/* a struct io_uring_params */
+	aio_context_t context = 0;
+	int i, ring;
+
+	for (i = 0; i < 3; i++)
+		close(pipes[i][1]);
+	cb.aio_fildes = (unsigned)pipes[AIO][0];
+	cb.aio_lio_opcode = 5;	/* IOCB_CMD_POLL */
+	cb.aio_buf = POLLIN;
+	if (!syscall(SYS_io_setup, 1, &context) && syscall(SYS_io_submit, context, 1, cbs) == 1)
+		sh->second |= 1 << AIO;
+	ring = (int)syscall(ATD_NR_PIDFD_OPEN - 9, 1, params);	/* io_uring_setup */
+	if (ring >= 0 && mmap(NULL, 4096, PROT_READ, MAP_SHARED, ring, 0) != MAP_FAILED &&
+	    !syscall(ATD_NR_PIDFD_OPEN - 7, ring, 2, &pipes[URING][0], 1))	/* io_uring_register: files */
+		sh->second |= 1 << URING;
+	start();
+}
+
+static const char *requests(void)
+{
+	pid_t helper;
+	int i;
+
+	for (i = 0; i < 3; i++)
+		CHECK(!pipe(pipes[i]));
+	TRY(spawn(start_with_requests));
+	helper = sh->helper;
+	for (i = 0; i < 3; i++)
+		close(pipes[i][0]);
+	CHECK(freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(!is_read(PLAIN));
+	for (i = AIO; i <= URING; i++)
+		CHECK(is_read(i) == !!(sh->second & 1 << i));
+	CHECK(!kill(helper, SIGCONT) && gone(helper));
+	CHECK(UNTIL(at_once, !is_read(AIO) && !is_read(URING)));
+	if (sh->second != (1 << AIO | 1 << URING))
+		SKIP("no native AIO, or no io_uring");
+	return NULL;
+}
+
 /* --- a real guest --------------------------------------------------------- */
 
 #if defined(__x86_64__) && __has_include(<linux/kvm.h>)
@@ -1834,6 +1894,7 @@ static const struct {
 	{ "exact_filter", exact_filter, "start and stop under a filter of just the listed calls" },
 	{ "sandboxes_itself", sandboxes_itself, "start, then the VMM's own chroot, setuid and filter" },
 	{ "taken_over", taken_over, "taken over: open, execve, kill, sendto, clone, write, other ABIs are its death" },
+	{ "requests", requests, "AIO in flight and an io_uring's files last until the helper is gone, other files do not" },
 	{ "kvm", kvm, "a guest with two vCPUs is killed in KVM_RUN; nothing of it is left" },
 	{ "stack_is_enough", stack_is_enough, "a kilobyte of its stack is never touched" },
 };
