@@ -191,9 +191,9 @@ extern "C" {
  *
  * Any thread may call this at any time, and several at once: they get the same
  * helper.  A child of vfork may not, nor a handler of SIGSYS.  It waits for the
- * helper to get a CPU and set itself up: about 0.2 ms on an idle machine.  It
- * prints nothing, and leaves the caller's errno, signal mask, signal handlers,
- * descriptors and heap alone.
+ * helper to get a CPU and set itself up: a fraction of a millisecond on an idle
+ * machine.  It prints nothing, and leaves the caller's errno, signal mask,
+ * signal handlers, descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
