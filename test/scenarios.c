@@ -211,9 +211,15 @@ static int freeze(pid_t pid)
 	return !kill(pid, SIGSTOP) && UNTIL(deadline, state(pid) == 'T');
 }
 
+/* It waits, and is not just about to: without pidfd it polls. */
+static int asleep(pid_t pid)
+{
+	return UNTIL(deadline, state(pid) == 'S');
+}
+
 static int thaw(pid_t pid)
 {
-	return !kill(pid, SIGCONT) && UNTIL(deadline, state(pid) == 'S');
+	return !kill(pid, SIGCONT) && asleep(pid);
 }
 
 /* Makes this process's address space one that mm_held and the RSS can see. */
@@ -353,7 +359,7 @@ static const char *drops_uid(void)
 		SKIP("needs root");
 	TRY(spawn(start_as_root_then_drop));
 	CHECK(sh->second == -EPERM);
-	CHECK(state(sh->helper) == 'S');
+	CHECK(asleep(sh->helper));
 	TRY(killed_asynchronously());
 	/* and once not stopped, so that nothing but the end itself wakes it */
 	TRY(spawn(start_as_root_then_drop));
@@ -394,7 +400,7 @@ static const char *starter_thread_ends(void)
 	CHECK(freeze(helper) && thaw(helper));	/* run its code once more */
 	if (!has_pidfd(helper))
 		CHECK(UNTIL(deadline, switches(helper) > before + 5));
-	CHECK(state(helper) == 'S');
+	CHECK(asleep(helper));
 	return killed_asynchronously();
 }
 
@@ -534,7 +540,7 @@ static const char *main_thread_exits(void)
 	CHECK(freeze(helper) && thaw(helper));
 	if (!has_pidfd(helper))	/* see it time out and stay */
 		CHECK(UNTIL(deadline, switches(helper) > before + 5));
-	CHECK(state(helper) == 'S' && mm_held());
+	CHECK(asleep(helper) && mm_held());
 	return ended_by(by_go, 0);
 }
 
@@ -603,7 +609,7 @@ static const char *forks(void)
 
 	/* the child dies first, */
 	TRY(spawn(start_and_fork));
-	CHECK(state(sh->helper) == 'S' && state(sh->second) == 'S');
+	CHECK(asleep(sh->helper) && asleep(sh->second));
 	kill(sh->target, SIGKILL);
 	CHECK(leaves(sh->second));
 	CHECK(freeze(sh->helper) && thaw(sh->helper));
@@ -708,7 +714,7 @@ static const char *execs(void)
 	TRY(spawn(start_exec));
 	helper = sh->helper;
 	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
-	CHECK(mm_held() && state(helper) == 'S');
+	CHECK(asleep(helper) && mm_held());
 	CHECK(by_kill() && reap(vmm, NULL) && gone(helper));
 	return NULL;
 }
@@ -939,7 +945,7 @@ static const char *helper_killed(void)
 	TRY(spawn(restart));
 	first = sh->helper;
 	CHECK(!kill(first, SIGKILL) && UNTIL(deadline, state(first) == 'Z'));
-	CHECK(UNTIL(deadline, state(vmm) == 'S') && mm_held());
+	CHECK(asleep(vmm) && mm_held());
 	sh->go = 1;
 	CHECK(UNTIL(deadline, !sh->go));
 	CHECK(sh->second > 0 && sh->second != first);
@@ -994,12 +1000,12 @@ static const char *idle(void)
 	long before;
 
 	TRY(spawn(start));
-	CHECK(UNTIL(deadline, state(sh->helper) == 'S'));
+	CHECK(asleep(sh->helper));
 	if (!has_pidfd(sh->helper)) {	/* it has to poll: stays, and does so seldom */
 		t.tv_sec = 2;
 		before = atol(status(sh->helper, "voluntary_ctxt_switches"));
 		nanosleep(&t, NULL);
-		CHECK(UNTIL(deadline, state(sh->helper) == 'S'));
+		CHECK(asleep(sh->helper));
 		CHECK(atol(status(sh->helper, "voluntary_ctxt_switches")) - before <= 8);
 		return killed_asynchronously();
 	}
@@ -1819,7 +1825,7 @@ static const char *taken_over(void)
 			CHECK(!sh->passed && WIFSIGNALED(st) && !WCOREDUMP(st) && (WTERMSIG(st) == SIGSYS ||
 				(i == 8 && WTERMSIG(st) == SIGSEGV)));	/* a kernel without int $0x80 */
 	}
-	CHECK(state(bystander) == 'S');
+	CHECK(asleep(bystander));
 	CHECK(!kill(bystander, SIGKILL) && reap(bystander, NULL));
 	return NULL;
 }
