@@ -51,7 +51,7 @@ enum { NOBODY = 65534 };
  * other two; also RUNS, see effort(). */
 static int mib = 32;		/* how much memory a VMM has */
 static double deadline = 20;	/* seconds, for whatever has to happen */
-static double at_once = 2;	/* seconds, for helper and memory to be gone */
+static double at_once = 5;	/* seconds, for helper and memory to be gone */
 
 /* Between the judge and its VMMs. */
 static struct {
@@ -113,6 +113,12 @@ static int mm_held(void)
 	return 0;
 }
 
+/* Whoever reads its /proc/PID at that moment, say a ps, holds it a little longer. */
+static int mm_freed(void)
+{
+	return UNTIL(at_once, !mm_held());
+}
+
 /* It ends in time, and by itself. */
 static int leaves(pid_t helper)
 {
@@ -124,7 +130,7 @@ static int leaves(pid_t helper)
 /* No helper, no zombie, memory back. */
 static int gone(pid_t helper)
 {
-	return leaves(helper) && !mm_held();
+	return leaves(helper) && mm_freed();
 }
 
 /* How often to repeat what is repeated. */
@@ -311,12 +317,13 @@ static const char *killed_asynchronously(void)
 	return ended_by(by_kill, SIGKILL);
 }
 
-/* Kills a VMM without a helper: then its memory is freed before it is reaped. */
+/* Kills a VMM without a helper: nobody is left who could free its memory later. */
 static const char *killed_synchronously(void)
 {
 	CHECK(mm_held());
 	CHECK(by_kill() && reap(vmm, NULL));
-	CHECK(!mm_held());
+	CHECK(waitpid(-1, NULL, WNOHANG | __WALL) < 0 && errno == ECHILD);
+	CHECK(mm_freed());
 	return NULL;
 }
 
@@ -707,7 +714,7 @@ static const char *execs(void)
 	TRY(spawn(start_stop_exec));
 	CHECK(sh->result == 0);
 	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
-	CHECK(UNTIL(at_once, !mm_held()));	/* nothing left of the old memory */
+	CHECK(mm_freed());	/* nothing left of the old memory */
 	CHECK(by_kill() && reap(vmm, NULL));
 
 	/* without stop it stays, but no longer than the process */
@@ -888,7 +895,7 @@ static const char *oom(void)
 	CHECK(reap(vmm, &st));
 	CHECK(WIFSIGNALED(st) && WTERMSIG(st) == SIGKILL);
 	/* the kernel kills both, in whichever order */
-	CHECK(UNTIL(at_once, waitpid(helper, NULL, WNOHANG | __WALL) == helper) && !mm_held());
+	CHECK(UNTIL(at_once, waitpid(helper, NULL, WNOHANG | __WALL) == helper) && mm_freed());
 	CHECK(UNTIL(at_once, !rmdir(sh->cgroup)));
 	return NULL;
 }
@@ -955,8 +962,7 @@ static const char *helper_killed(void)
 
 	TRY(spawn(start));
 	CHECK(!kill(sh->helper, SIGKILL) && UNTIL(deadline, state(sh->helper) == 'Z'));
-	TRY(killed_synchronously());
-	CHECK(reap(sh->helper, NULL));
+	CHECK(by_kill() && reap(vmm, NULL) && reap(sh->helper, NULL) && mm_freed());
 	return NULL;
 }
 
@@ -1818,7 +1824,7 @@ static const char *taken_over(void)
 		helper = sh->helper;
 		CHECK(by_kill() && reap(vmm, NULL));
 		CHECK(UNTIL(at_once, waitpid(helper, &st, WNOHANG | __WALL) == helper));
-		CHECK(sh->entered && !mm_held());
+		CHECK(sh->entered && mm_freed());
 		if (i == 0)
 			CHECK(sh->passed && WIFEXITED(st) && WEXITSTATUS(st) == 42);
 		else
