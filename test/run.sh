@@ -232,7 +232,7 @@ demo_ends() {
 	kill -STOP "$helper"
 	until_ok is_in "$helper" T || echo 'the helper does not stop'
 	case $1 in TERM | KILL) kill -"$1" "$vmm" ;; *) echo >&9 ;; esac
-	until_ok is_gone "$vmm" || { echo 'the VMM stays'; kill -KILL "$helper"; }
+	until_ok is_gone "$vmm" || { echo 'the VMM stays'; kill -KILL "$helper" "$vmm"; }
 	wait "$vmm" 2>/dev/null
 	got=$?
 	exec 9>&-
