@@ -177,10 +177,10 @@ extern "C" {
  *                  calling thread's policy is SCHED_DEADLINE
  *     -EPERM       a seccomp filter refuses a call, or kills the helper for it
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace, whose end waits for
- *                  that of every other process there.  Or it has
- *                  unshared its PID namespace and not forked since: the helper
- *                  was then PID 1 of the new one, which has ended with it, and
- *                  fork fails with ENOMEM from now on
+ *                  that of every other process there.  Or it has unshared its
+ *                  PID namespace and not forked since: the helper was then PID 1
+ *                  of the new one, which has ended with it, and fork fails with
+ *                  ENOMEM from now on
  *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
  *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user
  *     or another error that the kernel gives for a step, such as -ENOMEM
