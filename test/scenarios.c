@@ -1035,7 +1035,7 @@ static void start_in_own_place(void)
 
 	MUST(!chdir("/proc"));
 	start();
-	MUST((f = fopen("/proc/self/oom_score_adj", "w")) && fputs("321", f) > 0 && !fclose(f));
+	MUST((f = fopen("/proc/self/oom_score_adj", "w")) && fputs("321", f) >= 0 && !fclose(f));
 }
 
 static const char *what_it_is(void)
@@ -1763,7 +1763,7 @@ static const char *kvm(void)
 /* On one CPU the helper runs only when its caller sleeps. */
 static void start_in_real_time(void)
 {
-	struct sched_param param = { 1 };
+	struct sched_param param = { .sched_priority = 1 };
 	cpu_set_t one;
 
 	CPU_ZERO(&one);
