@@ -1167,18 +1167,20 @@ ATD_FN long atd_make_timer(void)
  * A block is refused as a whole
  *   - for a sealed page in it (mseal, Linux 6.10), with EPERM: so halve it, and
  *     pass over a page that is refused by itself;
- *   - above the highest address that a process can have, which differs, or for a
- *     part of a huge page, with EINVAL: so halve it, and when a single page is
- *     refused go on at the next larger alignment.  A huge page ends there, and
- *     the address space soon does.
+ *   - for a part of a huge page, or above the highest address that the process can
+ *     have, with EINVAL: so halve it, and when a single page is refused go on at the
+ *     next larger alignment, where a huge page ends.  There is none as large as the
+ *     alignment of where addresses end.
+ * Returns 0 there.  Further up the top byte may not count (arm64): 1 << 56 is 0.
  */
-ATD_FN void atd_unmap(unsigned long from, unsigned long to)
+ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 {
-	unsigned long size;
+	unsigned long size, align;
 	long ret;
 
 	while (from != to) {
-		size = from ? from & -from : ~(~0UL >> 1);
+		align = from & -from;
+		size = from ? align : ~(~0UL >> 1);
 		while (size > to - from)
 			size /= 2;
 		for (;;) {
@@ -1189,12 +1191,13 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			size /= 2;
 		}
 		if (ret == -EINVAL) {
-			size = from & -from;
-			if (size - 1 > to - from - 1)
-				size = to - from;
+			if (align >> 31 >> 4)
+				return 0;
+			size = align - 1 < to - from - 1 ? align : to - from;
 		}
 		from += size;
 	}
+	return 1;
 }
 
 /* Unmaps everything but the RAM and the image. */
@@ -1211,10 +1214,8 @@ ATD_FN void atd_release(void)
 			if (a->to > from && (!next || a->from < next->from))
 				next = a;
 		}
-		if (!next)
-			atd_unmap(from, 0);
-		else if (next->from > from)
-			atd_unmap(from, next->from);
+		if ((!next || next->from > from) && !atd_unmap(from, next ? next->from : 0))
+			return;
 		from = next ? next->to : 0;
 	} while (from);
 }
@@ -1779,7 +1780,8 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long 
 	unsigned long unused;
 	int i, found = 0;
 
-	if (!from || (size && to <= from))
+	/* No end past the top, and no tag in the top byte. */
+	if (!from || (size && to <= from) || (sizeof(long) == 8 && to >> (8 * sizeof(long) - 8)))
 		return -EINVAL;
 	for (i = 0; i < ATD_RANGES; i++) {
 		if (__atomic_load_n(&atd_shared.area[i].from, __ATOMIC_RELAXED) != from)

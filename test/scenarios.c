@@ -2643,11 +2643,11 @@ static void start_with_kind(void)
 		RAM(ram, 0);
 		RAM(ram, 0);
 	} else if (IS("longer than mapped"))
-		RAM(ram, ~(uintptr_t)ram);
+		RAM(ram, (~0UL >> (sizeof(long) == 8 ? 9 : 0)) - (uintptr_t)ram);
 	else if (IS("around the image"))
 		RAM((char *)((uintptr_t)&atd_shared & ~(uintptr_t)0xffff) - 0x10000, 0x400000);
 	else if (IS("all there is"))
-		RAM((void *)(uintptr_t)1, (unsigned long)-2);
+		RAM((void *)(uintptr_t)1, (~0UL >> (sizeof(long) == 8 ? 9 : 0)) - 1);
 	else if (IS("locked")) {
 		RAM(ram, size);
 		sh->second = mlock(ram, size) != 0;
@@ -2685,6 +2685,8 @@ static void start_with_kind(void)
 				break;
 		RAM(ram, size);
 	}
+	if (sizeof(long) == 8)	/* a tag, or nonsense */
+		MUST(async_teardown_ram(ram, 1UL << (8 * sizeof(long) - 8)) == -EINVAL);
 	MUST(async_teardown_ram(NULL, 1) == -EINVAL && async_teardown_ram((void *)(uintptr_t)page, ~0UL) == -EINVAL);
 	if (IS("before start"))
 		start();
