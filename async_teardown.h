@@ -709,6 +709,11 @@ enum {
 	ATD_SIGCONT = 18,
 #endif
 	ATD_RLIMIT_CORE = 4,
+#ifdef __mips__
+	ATD_RLIMIT_NOFILE = 5,
+#else
+	ATD_RLIMIT_NOFILE = 7,
+#endif
 	ATD_PR_SET_PDEATHSIG = 1,
 	ATD_PR_SET_NAME = 15,
 	ATD_PR_SET_SECCOMP = 22,
@@ -925,7 +930,7 @@ ATD_FN long atd_next_kept(long fd)
 
 
 /* Closes what is open and not kept of the n descriptors from fd on.  Asks of
- * many at once which are open, but where RLIMIT_NOFILE is lower, just closes. */
+ * many at once which are open; but where that is more than RLIMIT_NOFILE, closes. */
 ATD_FN void atd_close_range(long fd, long n)
 {
 	struct atd_pollfd *const p = atd_shared.scratch.watch;
@@ -1376,7 +1381,10 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 5. Nothing held open but what is kept, no directory kept busy. */
+	/* 5. Nothing held open but what is kept, no directory kept busy.  The VMM's
+	 * limit may be lower than what a pidfd and ppoll take. */
+	limit->cur = limit->max = 64;
+	atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_NOFILE, atd_arg(limit), 0, 0);
 	ret = atd_drop_files();
 	if (ret < 0)
 		return ret;

@@ -5,10 +5,16 @@
  *   LAST    after libc's headers, rather than before any
  *   UAPI    after the kernel's headers
  *   STATIC  with ASYNC_TEARDOWN_STATIC
+ *   API     with an ASYNC_TEARDOWN_API of its own
+ *   EXPECT  the error that every call has to give
  *   PART=1  only the implementation, PART=2 only the user of it; default both
  */
 #if defined(STATIC)
 #define ASYNC_TEARDOWN_STATIC
+#endif
+
+#ifdef API
+#define ASYNC_TEARDOWN_API __attribute__((visibility("default"))) extern
 #endif
 
 #ifdef LAST
@@ -32,18 +38,26 @@
 #ifdef UAPI
 #include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/close_range.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/kvm.h>
-#include <linux/pidfd.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/signal.h>
-#include <linux/time_types.h>
 #include <linux/types.h>
 #include <linux/wait.h>
+#ifdef __has_include	/* older kernels have no such headers */
+#if __has_include(<linux/close_range.h>)
+#include <linux/close_range.h>
+#endif
+#if __has_include(<linux/pidfd.h>)
+#include <linux/pidfd.h>
+#endif
+#if __has_include(<linux/time_types.h>)
+#include <linux/time_types.h>
+#endif
+#endif
 #endif
 
 #if !defined(PART) || PART == 1
@@ -72,23 +86,53 @@ extern int part_1(void);
 #endif
 #ifdef __cplusplus
 extern "C" int puts(const char *);
+#define TO_NUMBER(pointer) reinterpret_cast<unsigned long>(pointer)
+#define TO_CHARS(pointer) static_cast<char *>(pointer)
 #else
 extern int puts(const char *);
-#endif
-
-int main(void)
-{
-	const int helper = async_teardown_start();
-#ifdef PART
-	const int other = part_1();
-#else
-	const int other = 1;
+#define TO_NUMBER(pointer) ((unsigned long)(pointer))
+#define TO_CHARS(pointer) ((char *)(pointer))
 #endif
 
 #ifdef EXPECT
-	if (other && helper == -(EXPECT) && async_teardown_stop() == helper)
+#define SUCCESS (-(EXPECT))
 #else
-	if (other && helper > 0 && async_teardown_start() > 0 &&
+#define SUCCESS 0
+#endif
+
+#define PAGE 65536UL	/* the largest anywhere */
+#define RAM (16 * PAGE)
+
+static char *ram;	/* static, or it would be a leak */
+
+static int told(void)
+{
+	static const int kept[] = { 0, 1 };
+
+	ram = TO_CHARS(__builtin_malloc(RAM + PAGE));
+	if (!ram)
+		return 0;
+	ram += PAGE - TO_NUMBER(ram) % PAGE;
+	return async_teardown_ram(ram, RAM) == SUCCESS &&
+		async_teardown_ram(ram, 0) == SUCCESS &&
+		async_teardown_ram(ram, RAM) == SUCCESS &&
+		async_teardown_keep(kept, 2) == SUCCESS &&
+		async_teardown_keep(kept, 0) == SUCCESS &&
+		async_teardown_keep(kept, 2) == SUCCESS;
+}
+
+int main(void)
+{
+	int good = told();
+	const int helper = async_teardown_start();
+
+#ifdef PART
+	good = good && part_1();
+#endif
+#ifdef EXPECT
+	if (good && helper == SUCCESS && async_teardown_stop() == SUCCESS)
+#else
+	if (good && helper > 0 && async_teardown_start() > 0 &&
 	    async_teardown_stop() == 0 && async_teardown_stop() == 0 &&
 	    async_teardown_start() > 0)
 #endif

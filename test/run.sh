@@ -1,11 +1,11 @@
 #!/bin/sh
 # run.sh - all tests; "make test" builds what it needs and calls it
 #
-#	sh test/run.sh [SECTION...]	sections: build demo paths refused tools
+#	sh test/run.sh [SECTION...]	sections: build demo release paths refused tools
 #
 # Environment: CC; BUILD (where the programs are); MUST_RUN=1 makes a tool that is
-# missing a failure (not so what the machine lacks: root, KVM, control groups);
-# RUNS, MIB and SLOW are for test/scenarios.c.
+# missing a failure (not so what the machine lacks: root, KVM, control groups; nor
+# what only newer compilers know); RUNS, MIB and SLOW are for test/scenarios.c.
 #
 # Prints TAP, the plan first; the last line is "N passed, N failed", with
 # ", N skipped" where some were.
@@ -16,11 +16,45 @@ export LC_ALL
 cd "$(dirname "$0")/.." || exit 2
 CC=${CC:-cc} BUILD=${BUILD:-build} MUST_RUN=${MUST_RUN:-}
 case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/async-teardown.XXXXXX") || exit 2
-sections=${*:-build demo paths refused tools}
-deadline=20		# seconds; how long to wait for what has to happen
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
+sections=${*:-build demo release paths refused tools}
+deadline=120		# seconds; for what hangs, not for what is slow
+
+# What this run has started: all that is below this shell, and what has been handed
+# to another parent since, as helpers are.
+ours() {
+	cat /proc/[0-9]*/stat 2>/dev/null | sed -n 's/^\([0-9]*\) (.*) . \([0-9]*\) .*/\1 \2/p' |
+		awk -v top=$$ '{ parent[$1] = $2 } END {
+			for (pid in parent) {
+				for (p = parent[pid]; p != top && p in parent; p = parent[p])
+					;
+				if (p == top) print pid
+			}
+		}'
+	grep -lsF "TMPDIR=$tmp" /proc/[0-9]*/environ | tr -dc '0-9\n'
+}
+
+# Background jobs ignore a ^C, and helpers outlive what started them.  Stopped first,
+# for what goes on would start more; twice, for what it has just started.
+end_all() {
+	all=''
+	for signal in STOP STOP KILL KILL; do
+		for pid in $(ours); do
+			kill -$signal "$pid" 2>/dev/null
+			all="$all $pid"
+		done
+	done
+	# A scenario names its control group by its PID; what is frozen does not die.
+	deadline=5
+	for pid in $all; do
+		for dir in "/sys/fs/cgroup/async-teardown-$pid" /sys/fs/cgroup/*/"async-teardown-$pid"; do
+			[ ! -e "$dir/cgroup.freeze" ] || echo 0 >"$dir/cgroup.freeze"
+			[ ! -e "$dir/freezer.state" ] || echo THAWED >"$dir/freezer.state"
+			[ ! -d "$dir" ] || until_ok rmdir "$dir" 2>/dev/null
+		done
+	done
+	[ -z "$worker" ] || kill -KILL "$worker" 2>/dev/null	# without /proc nothing was found
+	wait
+}
 
 have() { command -v "$1" >/dev/null 2>&1; }
 ok() { echo "ok - $1"; }
@@ -28,6 +62,17 @@ not_ok() { echo "not ok - $1"; [ -z "${2:-}" ] || printf '%s\n' "$2" | sed 's/^/
 skip() { echo "ok - $1 # SKIP $2"; }
 # For want of a tool; there, MUST_RUN says, it has to be.
 skip_tool() { if [ "$MUST_RUN" ]; then not_ok "$1" "$2"; else skip "$1" "$2"; fi; }
+
+# report NAME OUTPUT: a test says what is wrong, and at its end this word.  To say
+# nothing may mean that nothing was tried.
+the_end='to the end'
+report() {
+	case $2 in
+	"$the_end") ok "$1" ;;
+	*"$the_end") not_ok "$1" "${2%?"$the_end"}" ;;
+	*) not_ok "$1" "$(printf '%s\n' "$2" "not run $the_end")" ;;
+	esac
+}
 
 # until_ok COMMAND...: waits for it to succeed, up to the deadline.
 until_ok() {
@@ -39,6 +84,14 @@ until_ok() {
 	done
 }
 
+worker=''
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/async-teardown.XXXXXX") || exit 2
+# It is also the mark of all that is started from here on; see ours.
+TMPDIR=$tmp
+export TMPDIR
+trap 'end_all; rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT PIPE TERM
+
 # --- build: the header under every compiler, language and flag --------------
 
 warn='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef -Wcast-qual -Werror'
@@ -46,98 +99,214 @@ warn_c="$warn -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition"
 warn_cxx="$warn -Wold-style-cast -Wmissing-declarations -Wzero-as-null-pointer-constant"
 # -Wpadded says how a struct is laid out, which is the kernel's choice;
 # -Wc++98-compat* that this is not C++98; -Wused-but-marked-unused that somebody
-# does call what STATIC marks for those who do not.
-warn_clang='-Weverything -Werror -Wno-padded -Wno-used-but-marked-unused'
+# does call what STATIC marks for those who do not; -Wunsafe-buffer-usage that this
+# is C.  Not every clang knows them all.
+warn_clang='-Weverything -Werror -Wno-padded -Wno-used-but-marked-unused -Wno-unsafe-buffer-usage -Wno-unknown-warning-option'
 warn_clangxx="$warn_clang -Wno-c++98-compat -Wno-c++98-compat-pedantic"
 
-# A line is: how to run it (run, link, twofiles or fails), what to compile with.
+# versions NAME: each NAME-N that is installed, and not NAME by another name
+versions() {
+	default=$("$1" -dumpversion 2>/dev/null)
+	(
+		IFS=:
+		for dir in $PATH; do
+			for file in "$dir/$1"-[0-9] "$dir/$1"-[0-9][0-9]; do
+				[ ! -x "$file" ] || echo "${file##*-}"
+			done
+		done
+	) | sort -nu | while read -r n; do
+		[ "$("$1-$n" -dumpversion)" = "$default" ] || echo "$1-$n"
+	done
+}
+
+# newest COMPILER...
+newest() {
+	for cc; do
+		echo "$("$cc" -dumpversion 2>/dev/null) $cc"
+	done | sort -n | sed -n '$s/.* //p'
+}
+
+# A line is: how to run it (run, link, compile, twofiles, symbols or fails), what to
+# compile with.  One with a "?" is of something that this compiler may be too old
+# for, or its library or the machine lack: even for MUST_RUN that is no failure.  C23,
+# C++23 and C++26 go by the names that old and new compilers know.
 matrix() {
+	gccs=$(versions gcc) clangs=$(versions clang) clangxxs=$(versions clang++)
+	# shellcheck disable=SC2086
+	newest=$(newest clang $clangs) newestxx=$(newest clang++ $clangxxs)
 	for cc in gcc clang; do
 		for std in c99 gnu99 c11 gnu11 c17 gnu17; do
 			echo "run $cc -std=$std $warn_c"
 		done
 		for opt in -O0 -O1 -O2 -O3 -Os '-O2 -flto' -fPIE '-fPIC -shared-libgcc' -fno-pie\ -no-pie \
 			-fstack-protector-all -fsanitize=address -fsanitize=undefined \
-			-fsanitize=thread -ftrivial-auto-var-init=pattern -pg -finstrument-functions -fcf-protection \
+			-fsanitize=thread -pg -finstrument-functions \
 			-fprofile-arcs\ -ftest-coverage -D_GNU_SOURCE -DLAST -DUAPI \
-			'-DLAST -D_GNU_SOURCE' '-DUAPI -D_GNU_SOURCE' -DSTATIC -static; do
+			'-DLAST -D_GNU_SOURCE' '-DUAPI -D_GNU_SOURCE' -DSTATIC -DAPI -static -static-pie \
+			-fsplit-stack -fuse-ld=lld -fuse-ld=gold '-ffunction-sections -fdata-sections -Wl,--gc-sections' \
+			'-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections -fuse-ld=lld' \
+			'-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections -fuse-ld=gold' \
+			-DASYNC_TEARDOWN_THREADS=2 '-O0 -DASYNC_TEARDOWN_THREADS=4' '-O2 -DASYNC_TEARDOWN_THREADS=4' \
+			'-DASYNC_TEARDOWN_THREADS=4 -DSTATIC -static'; do
 			echo "run $cc -std=gnu11 $warn_c $opt"
 		done
+		for opt in -Oz -fzero-call-used-regs=all '-O2 -fzero-call-used-regs=all' \
+			-ftrivial-auto-var-init=zero -ftrivial-auto-var-init=pattern -std=c2x -std=gnu2x; do
+			echo "run? $cc $warn_c $opt"
+		done
+		case $(uname -m) in x86_64 | i?86)
+			for opt in -fcf-protection -masm=intel '-masm=intel -O2'; do
+				echo "run $cc -std=gnu11 $warn_c $opt"
+			done
+		esac
 		echo "run $cc -O0 -fsanitize=address,undefined -fstack-protector-all"
-		for opt in '' -flto -DSTATIC '-DSTATIC -flto'; do
+		for opt in '' -flto -DSTATIC '-DSTATIC -flto' -DAPI -DASYNC_TEARDOWN_THREADS=4; do
 			echo "twofiles $cc -std=c99 -O2 $warn_c $opt"
 		done
 		echo "run $cc $warn_c -U__linux__ -DEXPECT=ENOSYS -DLAST -D_GNU_SOURCE"
+		echo "symbols $cc"
+		echo "symbols $cc -DASYNC_TEARDOWN_THREADS=4"
 	done
 	for cxx in g++ clang++; do
 		for std in c++11 c++14 c++17 c++20 gnu++20; do
 			echo "run $cxx -std=$std $warn_cxx"
 		done
-		for opt in -O0 -O3 '-O2 -flto' -DLAST -DUAPI -DSTATIC -fsanitize=address,undefined; do
+		for opt in -O0 -O3 '-O2 -flto' -DLAST -DUAPI -DSTATIC -DAPI -fsanitize=address,undefined \
+			-DASYNC_TEARDOWN_THREADS=4; do
 			echo "run $cxx -std=c++17 $warn_cxx $opt"
 		done
+		for opt in -std=c++2b -std=c++2c; do
+			echo "run? $cxx $warn_cxx $opt"
+		done
 		echo "twofiles $cxx -std=c++11 -O2 $warn_cxx"
+		echo "symbols $cxx"
 	done
+
+	for cc in gcc $gccs; do
+		echo "run? $cc $warn_c -O2 -fhardened"
+	done
+
+	# the further versions
+	for cc in $gccs $clangs; do
+		for opt in -O0 -O1 -O2 -O3 -Os -std=c99 -DLAST -DUAPI -DSTATIC -DASYNC_TEARDOWN_THREADS=4; do
+			echo "run $cc $warn_c $opt"
+		done
+		for opt in -Oz '-O2 -fzero-call-used-regs=all' -ftrivial-auto-var-init=zero -std=c2x \
+			-fsanitize=address,undefined; do
+			echo "run? $cc $warn_c $opt"
+		done
+		echo "twofiles $cc -std=c99 -O2 $warn_c"
+		echo "symbols $cc"
+	done
+	for cxx in $(versions g++) $clangxxs; do
+		for opt in '-O0 -std=c++11' '-O2 -std=c++17' -DSTATIC; do
+			echo "run $cxx $warn_cxx $opt"
+		done
+		for opt in -std=c++2b -std=c++2c; do
+			echo "run? $cxx $warn_cxx $opt"
+		done
+	done
+
 	for std in c99 c11 c17; do
-		echo "run clang -std=$std $warn_clang"
+		echo "run $newest -std=$std $warn_clang"
 	done
-	echo "run clang++ -std=c++11 $warn_clangxx"
-	echo "run clang++ -std=c++20 $warn_clangxx"
-	echo "run clang -std=gnu11 -fsanitize=memory"
-	echo "run clang -std=gnu11 -fsanitize=safe-stack"
-	echo "run clang -std=gnu11 -fsanitize=fuzzer-no-link,address"
-	for opt in '' -static '-static -O0' '-O2 -flto' -DLAST -DSTATIC -D_GNU_SOURCE; do
+	echo "run? $newest -std=c2x $warn_clang"
+	for std in c++11 c++20; do
+		echo "run $newestxx -std=$std $warn_clangxx"
+	done
+	for opt in -fsanitize=memory -fsanitize=safe-stack -fsanitize=fuzzer-no-link,address \
+		'-fxray-instrument -fxray-instruction-threshold=1'; do
+		echo "run clang -std=gnu11 $opt"
+	done
+	for opt in '' -static '-static -O0' -static-pie '-O2 -flto' -DLAST -DSTATIC -D_GNU_SOURCE \
+		'-static -DASYNC_TEARDOWN_THREADS=4'; do
 		echo "run musl-gcc -std=c99 $warn_c $opt"
 	done
 	for arch in i686-linux-gnu aarch64-linux-gnu arm-linux-gnueabihf riscv64-linux-gnu \
 		s390x-linux-gnu powerpc64le-linux-gnu mips64el-linux-gnuabi64; do
-		for opt in -O0 -O2 -Os '-O0 -fPIE' '-O2 -fPIC -fno-omit-frame-pointer'; do
+		for opt in -O0 -O2 -Os '-O0 -fPIE' '-O2 -fPIC -fno-omit-frame-pointer' '-O2 -DASYNC_TEARDOWN_THREADS=4'; do
 			echo "link $arch-gcc -std=c99 $warn_c -static $opt"
 		done
+		echo "symbols $arch-gcc"
+		echo "symbols $arch-gcc -fPIC -DASYNC_TEARDOWN_THREADS=4"
 	done
 	for opt in '-marm -O0' '-marm -O2' '-mthumb -O0' '-mthumb -O2 -fno-omit-frame-pointer'; do
 		echo "link arm-linux-gnueabihf-gcc -std=c99 $warn_c -static $opt"
 	done
-	echo "run i686-linux-gnu-gcc -std=c99 $warn_c -static -O2"
+	echo "symbols arm-linux-gnueabihf-gcc -marm"
+	echo "run? i686-linux-gnu-gcc -std=c99 $warn_c -static -O2"
 	echo "link aarch64-linux-gnu-gcc -std=c99 $warn_c -static -O2 -mbranch-protection=standard"
-	# no libc for it in Debian 12; its kernel headers are the generic ones
-	for opt in -O0 -O2; do
-		echo "compile clang-16 --target=loongarch64-linux-gnu -Igeneric -I/usr/riscv64-linux-gnu/include -std=c99 $warn_c $opt"
+	# No libc for these; the kernel's headers are the generic ones, or those of the
+	# other byte order.
+	for target in loongarch64-linux-gnu:riscv64-linux-gnu mips64-linux-gnuabi64:mips64el-linux-gnuabi64; do
+		cc="$newest --target=${target%:*} -Igeneric -I/usr/${target#*:}/include"
+		for opt in -O0 -O2; do
+			echo "compile $cc -std=c99 $warn_c $opt"
+		done
+		echo "symbols $cc"
+	done
+	for target in 'arm-linux-gnueabi -march=armv5te:arm-linux-gnueabihf' \
+		armeb-linux-gnueabihf:arm-linux-gnueabihf aarch64_be-linux-gnu:aarch64-linux-gnu; do
+		echo "fails $newest --target=${target%:*} -Igeneric -I/usr/${target#*:}/include"
 	done
 	echo "fails x86_64-linux-gnux32-gcc -std=c99"
+	echo "fails tcc"
+}
+
+# symbols COMPILER FLAGS...: prints those that are not the linker's own.  For ppc64
+# it makes the functions that save and restore registers, too; and gcc's atomics for
+# aarch64 are in its libgcc.a.
+symbols() {
+	nm=$("$1" -print-prog-name=llvm-nm)	# reads all machines' files
+	have "$nm" || nm=$("$1" -print-prog-name=nm)
+	have "$nm" || echo "no nm for $1"
+	for opt in -O0 -O1 -O2 -O3 -Os; do
+		"$@" -I. $opt -c -o alone.o "alone.$c" || continue
+		"$nm" -u alone.o >undefined || echo "$nm fails"
+		sed 's/^ *[Uvw] *//' undefined |
+			grep -vxE '_GLOBAL_OFFSET_TABLE_|\.TOC\.|_gp_disp|__ehdr_start|_end|_(save|rest)gpr[01]_[0-9]+|__aarch64_(cas|ldadd)[48]_[a-z]+|' | sed "s/^/$opt: /"
+	done
 }
 
 # one_build NUMBER MODE COMPILER FLAGS...
 one_build() {
-	dir=$tmp/build.$1 mode=$2 compiler=$3
+	dir=$tmp/build.$1 mode=${2%\?} lacks=skip_tool compiler=$3
+	[ "$mode" = "$2" ] || lacks=skip
 	shift 3
-	name=$(echo "builds and runs: $compiler $*" | sed "s/ -W[^ ]*//g; s/  */ /g")
+	name=$(echo "$compiler $*" | sed 's/ -W[a-km-z][^ ]*//g; s/  */ /g; s/ $//')
 	case $mode in
-	link) name="builds: ${name#*: }" ;;
-	compile) name="compiles: ${name#*: }" ;;
-	fails) name="is refused with a clear message: ${name#*: }" ;;
+	link) name="builds: $name" ;;
+	compile) name="compiles: $name" ;;
+	symbols) name="needs no symbol of libc: $name" ;;
+	fails) name="is refused with a clear message: $name" ;;
+	*) name="builds and runs: $name" ;;
 	esac
 	if ! have "$compiler"; then
 		skip_tool "$name" "no $compiler"
 		return
 	fi
-	case $compiler in *++) c=cc ;; *) c=c ;; esac
+	case $compiler in *++*) c=cc ;; *) c=c ;; esac
 	mkdir "$dir" && cp async_teardown.h "$dir" && cp test/drop_in.c "$dir/drop_in.$c" && cd "$dir" || return
+	mkdir -p generic/sys
+	echo '#include <asm/errno.h>' >generic/errno.h
+	echo '#include <asm/unistd.h>' >generic/sys/syscall.h
+	printf '#define ASYNC_TEARDOWN_IMPLEMENTATION\n#include "async_teardown.h"\n' >alone.$c
+	printf '#include <errno.h>\n#include <sys/syscall.h>\nint main(void) { return 0; }\n' >hello.$c
 	# What the machine's compiler cannot do at all is not the header's matter.
-	echo 'int main(void) { return 0; }' >hello.$c
-	# shellcheck disable=SC2086
-	if [ "$mode" != compile ] && ! { "$compiler" "$@" -o hello hello.$c && { [ "$mode" != run ] || ./hello; }; } >log 2>&1; then
-		skip_tool "$name" "$compiler cannot do that here: $(head -n 1 log)"
+	if ! case $mode in
+		run | twofiles) "$compiler" "$@" -o hello hello.$c && ./hello ;;
+		link) "$compiler" "$@" -o hello hello.$c ;;
+		*) "$compiler" "$@" -c -o hello.o hello.$c ;;
+	esac >log 2>&1; then
+		$lacks "$name" "$compiler cannot do that here: $(head -n 1 log)"
+		cd "$tmp" && rm -rf "$dir"
 		return
 	fi
 	case $mode in
 	run) "$compiler" -I. "$@" -o drop_in drop_in.$c >log 2>&1 && ./drop_in >>log 2>&1 ;;
 	link) "$compiler" -I. "$@" -o drop_in drop_in.$c >log 2>&1 ;;
-	compile)
-		mkdir -p generic/sys
-		echo '#include <asm/errno.h>' >generic/errno.h
-		echo '#include <asm/unistd.h>' >generic/sys/syscall.h
-		"$compiler" -I. "$@" -c -o drop_in.o drop_in.$c >log 2>&1 ;;
+	compile) "$compiler" -I. "$@" -c -o drop_in.o drop_in.$c >log 2>&1 ;;
+	symbols) symbols "$compiler" "$@" >log 2>&1 ;;
 	twofiles)
 		case " $* " in	# STATIC: each has an implementation of its own
 		*' -DSTATIC '*) user='-DPART=2 -DASYNC_TEARDOWN_IMPLEMENTATION' ;;
@@ -150,53 +319,61 @@ one_build() {
 		./drop_in >>log 2>&1 ;;
 	fails)
 		! "$compiler" -I. "$@" -c -o drop_in.o drop_in.$c >log 2>&1 &&
-		grep -q '#error.*async_teardown.h' log && : >log ;;
+		grep -q 'error:.* "*async_teardown\.h: ' log && : >log ;;
 	esac
 	status=$?
 	if [ $status -eq 0 ] && [ ! -s log ]; then ok "$name"; else not_ok "$name" "$(cat log)"; fi
 	cd "$tmp" && rm -rf "$dir"
 }
 
-section_build() {
-	cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-	lane=0
-	while [ $lane -lt "$cores" ]; do
-		matrix | awk -v n="$cores" -v l=$lane 'NR % n == l' | {
-			i=$lane
-			while read -r line; do
-				# shellcheck disable=SC2086
-				(one_build $i $line) </dev/null
-				i=$((i + cores))
-			done
-		} >"$tmp/lane.$lane" &
-		lane=$((lane + 1))
+# build_lane NUMBER LANES: prints where each result is; so results of two lanes
+# are not mixed, however long they are.
+build_lane() {
+	i=$1
+	awk -v n="$2" -v l="$1" 'NR % n == l' "$tmp/matrix" | while read -r line; do
+		# shellcheck disable=SC2086
+		(one_build $i $line) >"$tmp/result.$i" 2>&1 </dev/null
+		echo "$tmp/result.$i"
+		i=$((i + $2))
 	done
-	wait
-	cat "$tmp"/lane.*
-
-	name='private to the implementation: it needs no symbol of libc'
-	printf '#define ASYNC_TEARDOWN_IMPLEMENTATION\n#include "async_teardown.h"\n' >"$tmp/alone.c"
-	bad=''
-	for opt in -O0 -O1 -O2 -O3 -Os; do
-		$CC -I. $opt -c -o "$tmp/alone.o" "$tmp/alone.c" || bad="$bad $opt"
-		bad=$bad$(nm -u "$tmp/alone.o" | grep -v _GLOBAL_OFFSET_TABLE_)
-	done
-	if ! have nm; then skip_tool "$name" 'no nm'
-	elif [ "$bad" ]; then not_ok "$name" "$bad"
-	else ok "$name"; fi
-
-	name='private macros are undefined at the end'
-	report "$name" "$(for u in -U__mips__ -U__linux__; do $CC -I. $u -dM -E "$tmp/alone.c" >"$tmp/out" || echo "$CC fails"
-		grep '#define ATD_' "$tmp/out"; done)"
-
-	name='text, data, bss and stack: at most 8 KiB at -Os'
-	$CC -I. -Os -c -o "$tmp/alone.o" "$tmp/alone.c"
-	bytes=$(size "$tmp/alone.o" | awk 'NR == 2 { print $4 }')
-	if ! have size; then skip_tool "$name" 'no size'
-	elif [ "${bytes:-99999}" -le 8192 ]; then ok "$name"
-	else not_ok "$name" "$bytes bytes"; fi
 }
-count_build() { echo $(($(matrix | wc -l) + 3)); }
+
+section_build() {
+	{
+		lanes=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+		lane=0
+		while [ $lane -lt "$lanes" ]; do
+			build_lane $lane "$lanes" &
+			lane=$((lane + 1))
+		done
+		wait
+	} | while IFS= read -r result; do
+		cat "$result"
+		rm "$result"
+	done
+
+	printf '#define ASYNC_TEARDOWN_IMPLEMENTATION\n#include "async_teardown.h"\n' >"$tmp/alone.c"
+	report 'private macros are undefined at the end' "$(
+		for u in -U__mips__ -U__linux__; do
+			$CC -I. $u -dM -E "$tmp/alone.c" >"$tmp/out" || echo "$CC fails"
+			grep '#define ATD_' "$tmp/out"
+		done
+		echo "$the_end"
+	)"
+
+	case $($CC -dumpmachine 2>/dev/null) in x86_64*) most=7581 ;; *) most=8192 ;; esac
+	name="text, data, bss and stack: at most $most bytes at -Os"
+	$CC -I. -Os -c -o "$tmp/alone.o" "$tmp/alone.c"
+	if ! have size; then skip_tool "$name" 'no size'
+	else
+		bytes=$(size "$tmp/alone.o" | awk 'NR == 2 { print $4 }')
+		if [ "${bytes:-99999}" -le $most ]; then ok "$name"; else not_ok "$name" "$bytes bytes"; fi
+	fi
+}
+count_build() {
+	matrix >"$tmp/matrix"
+	echo $(($(wc -l <"$tmp/matrix") + 2))
+}
 
 # --- demo: the program as a person runs it, by order of events --------------
 
@@ -205,12 +382,23 @@ is_in() { [ "$(state "$1")" = "$2" ]; }
 is_gone() { case $(state "$1") in '' | Z) ;; *) return 1 ;; esac; }	# PID 1 may reap late
 rss_mib() { awk '/^RssAnon/ { print int($2 / 1024) }' "/proc/$1/status" 2>/dev/null; }
 said() { grep -q '^vmm=' "$tmp/said"; }
+said_or_gone() { said || is_gone "$1"; }
 
-# However this shell ends, no helper is left stopped.  The VMM sees the end of
-# its stdin, and ends.
-continue_helper() {
-	trap 'kill -CONT "${helper#0}" 2>/dev/null' EXIT
-	trap 'exit 1' HUP INT TERM
+# send SIGNAL PID NAME: if there is such a process, and by that name; PIDs are used
+# again, and some numbers mean many processes.
+send() {
+	if [ "$2" ] && [ "$(cat "/proc/$2/comm" 2>/dev/null)" = "$3" ]; then
+		kill -"$1" "$2"
+	else
+		echo "for SIG$1: PID '$2' is not $3"
+	fi
+}
+
+# started: waits until the VMM has said so, and sets helper
+started() {
+	until_ok said_or_gone "$vmm"
+	helper=$(sed -n "s/^vmm=$vmm helper=\([0-9]*\)$/\1/p" "$tmp/said")
+	[ "$helper" ] || { echo 'no start:'; cat "$tmp/said" "$tmp/err"; return 1; }
 }
 
 # demo_start ARGUMENTS...: sets vmm and helper; its stdin is descriptor 9.
@@ -219,28 +407,27 @@ demo_start() {
 	mkfifo "$tmp/hold"
 	: >"$tmp/said"
 	"$BUILD/demo" -c -m 128 "$@" <"$tmp/hold" >"$tmp/said" 2>"$tmp/err" &
+	vmm=$!
 	exec 9>"$tmp/hold"
-	until_ok said || return 1
-	vmm=$(sed -n 's/^vmm=\([0-9]*\) .*/\1/p' "$tmp/said")
-	helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
-	continue_helper
+	started
 }
 
 # demo_ends HOW WANTED: reaped with the helper stopped, and then the helper goes
 demo_ends() {
-	case $1 in exit | abort | segv) demo_start -e "$1" ;; *) demo_start ;; esac || { echo 'no start'; return; }
-	kill -STOP "$helper"
+	case $1 in exit | abort | segv) demo_start -e "$1" ;; *) demo_start ;; esac || return
+	send STOP "$helper" "cleanup/$vmm"
 	until_ok is_in "$helper" T || echo 'the helper does not stop'
-	case $1 in TERM | KILL) kill -"$1" "$vmm" ;; *) echo >&9 ;; esac
-	until_ok is_gone "$vmm" || { echo 'the VMM stays'; kill -KILL "$helper" "$vmm"; }
-	wait "$vmm" 2>/dev/null
+	case $1 in TERM | KILL) send "$1" $vmm demo ;; *) echo >&9 ;; esac
+	until_ok is_gone $vmm || { echo 'the VMM stays'; send KILL $vmm demo; }
+	wait $vmm 2>/dev/null
 	got=$?
 	exec 9>&-
 	[ $got -eq "$2" ] || echo "status $got, not $2"
 	is_in "$helper" T || echo 'the helper has not outlived it'
 	[ "$(rss_mib "$helper")" -ge 128 ] || echo "the helper has $(rss_mib "$helper") MiB"
-	kill -CONT "$helper"
+	send CONT "$helper" "cleanup/$vmm"
 	until_ok is_gone "$helper" || echo 'the helper stays'
+	echo "$the_end"
 }
 
 fails_with() {	# STATUS PATTERN ARGUMENTS...
@@ -253,8 +440,6 @@ fails_with() {	# STATUS PATTERN ARGUMENTS...
 	[ ! -s "$tmp/out" ] || echo "demo $*: output on stdout"
 }
 
-report() { if [ -z "$2" ]; then ok "$1"; else not_ok "$1" "$2"; fi; }
-
 section_demo() {
 	for how in 'exit 0' 'abort 134' 'segv 139' 'TERM 143' 'KILL 137'; do
 		# shellcheck disable=SC2086
@@ -265,33 +450,34 @@ section_demo() {
 	rm -f "$tmp/hold" && mkfifo "$tmp/pipe" "$tmp/hold"
 	report 'demo: a reader of its stdout sees the end while the helper lives' "$(
 		: >"$tmp/said"
-		"$BUILD/demo" -c -m 16 <"$tmp/hold" >"$tmp/pipe" &
+		{ cat >"$tmp/said"; : >"$tmp/eof"; } <"$tmp/pipe" &
+		"$BUILD/demo" -c -m 16 <"$tmp/hold" >"$tmp/pipe" 2>"$tmp/err" &
 		vmm=$!
 		exec 9>"$tmp/hold"
-		{ cat >"$tmp/said"; : >"$tmp/eof"; } <"$tmp/pipe" &
-		until_ok said || echo 'it says nothing'
-		helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
-		continue_helper
-		kill -STOP "$helper"
-		until_ok is_in "$helper" T
-		kill -KILL "$vmm"
+		started || exit
+		send STOP "$helper" "cleanup/$vmm"
+		until_ok is_in "$helper" T || echo 'the helper does not stop'
+		send KILL $vmm demo
 		until_ok test -e "$tmp/eof" || echo 'no end of file'
 		is_in "$helper" T || echo 'the helper was gone'
-		kill -CONT "$helper"
+		send CONT "$helper" "cleanup/$vmm"
 		until_ok is_gone "$helper" || echo 'the helper stays'
+		echo "$the_end"
 	)"
 
 	report 'demo: without the helper it frees its memory itself' "$(
-		demo_start -p
+		demo_start -p || exit
 		[ "$helper" = 0 ] || echo "helper=$helper"
 		exec 9>&-
-		wait "$vmm" || echo "status $?"
+		wait $vmm || echo "status $?"
+		echo "$the_end"
 	)"
 
 	report 'demo: both runs, a table' "$(
 		"$BUILD/demo" -m 64 >"$tmp/out" 2>"$tmp/err" </dev/null || echo "status $?"
 		[ "$(grep -c ' ms ' "$tmp/out")" = 4 ] || echo 'not four results'
 		[ ! -s "$tmp/err" ] || cat "$tmp/err"
+		echo "$the_end"
 	)"
 
 	report 'demo: nonsense is a usage message and status 2' "$(
@@ -302,27 +488,153 @@ section_demo() {
 		fails_with 2 '^usage:' -m
 		fails_with 2 '^usage:' -c -e dance
 		fails_with 2 '^usage:' something
+		echo "$the_end"
 	)"
-	report 'demo: more memory than there is: says so, status 1' \
-		"$(fails_with 1 'MiB is too much' -m 999999999; fails_with 1 'MiB is too much' -c -m 999999999)"
+	report 'demo: more memory than there is: says so, status 1' "$(
+		fails_with 1 'MiB is too much' -m 999999999
+		fails_with 1 'MiB is too much' -c -m 999999999
+		echo "$the_end"
+	)"
 }
 count_demo() { echo 10; }
 
+# --- release: the image that the helper must not unmap, however it is built ---
+
+# What it is called, the tests, the compiler and its flags.  "library": in a shared
+# library that is loaded later; "script": with a linker script that leaves out the
+# ELF header, so that nothing is released early; "second": with a second copy of the
+# header, linked in or in a library.
+ways() {
+	all='release_first ram_kinds threads vfork_in_flight stopped_in_release killed_in_ram'
+	for opt in -O0 -O1 -O2 -Os '-O2 -flto' '-O2 -fno-pie -no-pie' '-O2 -static' '-O2 -static-pie' \
+		'-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections' '-O2 -fuse-ld=lld' \
+		'-O2 -fuse-ld=gold' '-O0 -fsanitize=address,undefined' '-O2 -fsanitize=thread'; do
+		echo "program:$all:gcc $opt"
+	done
+	for opt in -O0 -O2 '-O2 -static' '-O2 -fuse-ld=lld -flto' '-O2 -fsanitize=address'; do
+		echo "program:$all:clang $opt"
+	done
+	echo "program:$all:musl-gcc -O2"
+	echo "program:$all keeps:musl-gcc -O2 -static"
+	for n in 2 8 64; do
+		echo "program:$all keeps limit_at_third_thread fork_has_ram killed_in_start start_stop stack_is_enough:gcc -O2 -DASYNC_TEARDOWN_THREADS=$n"
+	done
+	echo "program:$all:gcc -O0 -static -DASYNC_TEARDOWN_THREADS=4"
+	echo "library:$all:gcc -O2"
+	echo "library:$all:clang -O0"
+	echo "script:ends ram_kinds:gcc -O2 -no-pie -fno-pie"
+	for n in 1 4; do
+		echo "second:two_copies:gcc -O2 -DASYNC_TEARDOWN_THREADS=$n"
+		echo "second library:two_copies:gcc -O2 -DASYNC_TEARDOWN_THREADS=$n"
+	done
+}
+
+# one_way NUMBER HOW TESTS COMPILER FLAGS...
+one_way() {
+	dir=$tmp/way.$1 how=$2 names=$3 sources=$PWD/test/scenarios.c run=./scenarios
+	shift 3
+	name="released early, and never its own image: $how: $*"
+	[ "$how" != script ] || name="not released early, for want of an image: $*"
+	case $how in second*) name="two copies of the header: $how: $*" ;; esac
+	if ! have "$1"; then skip_tool "$name" "no $1"; return; fi
+	header=$PWD
+	mkdir "$dir" && cd "$dir" || return
+	cat >second.c <<-END
+		#define ASYNC_TEARDOWN_IMPLEMENTATION
+		#define ASYNC_TEARDOWN_STATIC
+		#include "async_teardown.h"
+		extern int second_start(void *, unsigned long);
+		int second_start(void *start, unsigned long size)
+		{
+			if (start)
+				async_teardown_ram(start, size);
+			return async_teardown_start();
+		}
+	END
+	cat >load.c <<-END
+		#include <dlfcn.h>
+		#include <stdio.h>
+		int main(int argc, char **argv)
+		{
+			void *lib = dlopen("./scenarios.so", RTLD_NOW);
+			int (*run)(int, char **);
+			if (!lib || !(*(void **)&run = dlsym(lib, "main")))
+				return puts(dlerror()), 1;
+			return run(argc, argv);
+		}
+	END
+	if ! case $how in
+	program) "$@" -o scenarios "$sources" -pthread ;;
+	library) "$@" -shared -fPIC -o scenarios.so "$sources" -pthread && "$@" -o scenarios load.c -ldl -pthread ;;
+	script)
+		ld --verbose | sed '1,/^=====/d; /^=====/,$d; s/+ SIZEOF_HEADERS/+ 0x1000/g' >script
+		"$@" -Wl,-T,script -o scenarios "$sources" -pthread ;;
+	second) "$@" -I"$header" -o scenarios "$sources" second.c -pthread ;;
+	'second library')
+		"$@" -I"$header" -shared -fPIC -o libsecond.so second.c &&
+			"$@" -o scenarios "$sources" -pthread -L. -Wl,--no-as-needed -lsecond -Wl,-rpath,. ;;
+	esac >log 2>&1; then
+		skip_tool "$name" "cannot be built here: $(head -n 1 log)"
+	else
+		# shellcheck disable=SC2086
+		if RUNS=3 MIB=8 $run $names >log 2>&1 </dev/null && grep -q '^ok' log; then ok "$name"
+		else not_ok "$name" "$(cat log)"; fi
+	fi
+	cd "$header" && rm -rf "$dir"
+}
+
+way_lane() {
+	i=$1
+	awk -v n="$2" -v l="$1" 'NR % n == l' "$tmp/ways" | while IFS=: read -r how names command; do
+		# shellcheck disable=SC2086
+		(one_way $i "$how" "$names" $command) >"$tmp/way_result.$i" 2>&1 </dev/null
+		echo "$tmp/way_result.$i"
+		i=$((i + $2))
+	done
+}
+
+section_release() {
+	{
+		way_lane 0 2 &
+		way_lane 1 2 &
+		wait
+	} | while IFS= read -r result; do
+		cat "$result"
+		rm "$result"
+	done
+}
+count_release() {
+	ways >"$tmp/ways"
+	wc -l <"$tmp/ways"
+}
+
 # --- paths: every scenario, as new kernels do it and as older ones have to ---
 
-section_paths() {
-	"$BUILD/scenarios" >"$tmp/path.1" 2>&1 &
-	"$BUILD/deny" ENOSYS pidfd_open,close_range "$BUILD/scenarios" >"$tmp/path.2" 2>&1 &
-	wait
-	RUNS=20 "$BUILD/deny" ENOSYS pidfd_open "$BUILD/scenarios" >"$tmp/path.3" 2>&1 &
-	RUNS=20 "$BUILD/deny" EPERM close_range "$BUILD/scenarios" >"$tmp/path.4" 2>&1 &
-	wait
-	sed 's/ok - /ok - this kernel: /' "$tmp/path.1"
-	sed 's/ok - /ok - no pidfd_open, no close_range: /' "$tmp/path.2"
-	sed 's/ok - /ok - no pidfd_open: /' "$tmp/path.3"
-	sed 's/ok - /ok - close_range refused: /' "$tmp/path.4"
+# path NAME COMMAND...: names the path in each result, and passes that on in one
+# piece, for there are two at a time.
+path() {
+	name=$1
+	shift
+	"$@" 2>&1 </dev/null | while IFS= read -r line; do
+		case $line in
+		'ok - '*) echo "ok - $name: ${line#ok - }" ;;
+		'not ok - '*)
+			IFS= read -r why
+			printf '%s\n' "not ok - $name: ${line#not ok - }" "$why" ;;
+		*) printf '%s\n' "$line" ;;
+		esac
+	done
 }
-count_paths() { echo $((4 * $("$BUILD/scenarios" -n))); }
+
+section_paths() {
+	path 'this kernel' "$BUILD/scenarios" &
+	path 'no pidfd_open, no close_range' "$BUILD/deny" ENOSYS pidfd_open,close_range "$BUILD/scenarios" &
+	wait
+	path 'no pidfd_open' env RUNS=20 "$BUILD/deny" ENOSYS pidfd_open "$BUILD/scenarios" &
+	path 'close_range refused' env RUNS=20 "$BUILD/deny" EPERM close_range "$BUILD/scenarios" &
+	wait
+}
+count_paths() { scenarios=$("$BUILD/scenarios" -n) && echo $((4 * scenarios)); }
 
 # --- refused: what start needs and does not get ------------------------------
 
@@ -331,7 +643,9 @@ refusals() {	# the error to expect, the error to give, the calls
 	1 EPERM setsid
 	1 EPERM chdir
 	38 ENOSYS prctl
+	1 EPERM prctl:1
 	1 EPERM prctl:15
+	1 EPERM prctl:29
 	1 EPERM prctl:38
 	22 EINVAL prctl:22
 	1 EPERM capget
@@ -346,6 +660,7 @@ refusals() {	# the error to expect, the error to give, the calls
 	1 EPERM close_range,close:0
 	1 EPERM pidfd_open,prctl:1
 	1 EPERM pidfd_open,rt_sigtimedwait
+	1 EPERM pidfd_open,unshare
 	1 KILL setsid
 	1 KILL prctl:22
 	END
@@ -356,6 +671,7 @@ section_refused() {
 		report "refused: $calls ($give): start says so, nothing else changes" "$(
 			"$BUILD/deny" "$give" "$calls" "$BUILD/scenarios" --refused "$want" 2>&1 </dev/null ||
 				echo "status $?"
+			echo "$the_end"
 		)"
 	done
 }
@@ -363,31 +679,44 @@ count_refused() { refusals | wc -l; }
 
 # --- tools: what other programs say -------------------------------------------
 
+# traced CALLS COMMAND...: strace of a demo that the command runs; CALLS are those of
+# the helper after its filter, which are in that order when nothing is repeated.
+traced() {
+	want=$1
+	shift
+	timeout "$deadline" "$@" >"$tmp/said" </dev/null 2>"$tmp/err"
+	vmm=$(sed -n 's/^vmm=\([0-9]*\) .*/\1/p' "$tmp/said")
+	helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
+	sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' | sed 's/(.*//' >"$tmp/calls"
+	[ -s "$tmp/calls" ] || echo 'nothing traced'
+	# capset, no_new_privs and the filter itself end the set-up
+	sed '/^capset$/q' "$tmp/calls" | grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|rt_sigprocmask\|capget\|capset\|prlimit64'
+	got=$(sed '1,/^capset$/d' "$tmp/calls" | sed 1,2d | uniq | tr '\n' ' ')
+	echo "$got" | grep -qx "$want" || echo "after its filter: $got"
+	# The one that clones it is a thread, which has no area for restartable sequences.
+	thread=$(sed -n "s/^$vmm .*CLONE_THREAD.* = \([0-9]*\)$/\1/p; s/^$vmm .*clone resumed.* = \([0-9]*\)$/\1/p" "$tmp/trace" | tail -n 1)
+	grep -q "^$thread .*clone(.*\|^$thread .*clone resumed.*" "$tmp/trace" && grep "^$thread " "$tmp/trace" | grep -q " = $helper$" ||
+		echo "the helper is not cloned by thread $thread"
+}
+
 section_tools() {
 	name='strace: the whole life of a helper, and of a start, in the listed calls'
 	if ! have strace || ! strace -o /dev/null true 2>/dev/null; then skip_tool "$name" 'no strace, or no ptrace'
 	else
 		report "$name" "$(
-			for deny in '' "$BUILD/deny ENOSYS pidfd_open,close_range"; do
-				# shellcheck disable=SC2086
-				$deny timeout 60 strace -f -qq -o "$tmp/trace" "$BUILD/demo" -c -m 16 >"$tmp/said" </dev/null 2>"$tmp/err"
-				helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
-				sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' | sed 's/(.*//' >"$tmp/calls"
-				[ -s "$tmp/calls" ] || echo 'nothing traced'
-				grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|rt_sigprocmask\|capget\|capset\|prlimit64\|exit_group\|kill' "$tmp/calls"
-				# after capset, no_new_privs and the filter itself
-				sed '1,/^capset$/d' "$tmp/calls" | sed 1,2d |
-					grep -vx 'ppoll\|rt_sigtimedwait\|getppid\|kill\|exit_group'
-				# a pause between the end of the wait and the exit
-				tail -n 3 "$tmp/calls" | tr '\n' ' ' | grep -qx '\(ppoll\|kill\) ppoll exit_group ' ||
-					echo "ends in $(tail -n 3 "$tmp/calls")"
-			done
+			st="strace -f -qq -o $tmp/trace"
+			# shellcheck disable=SC2086
+			traced 'getppid ppoll \(kill ppoll \)*\(kill \)\?exit_group ' env $st "$BUILD/demo" -c -m 16
+			# shellcheck disable=SC2086
+			traced 'getppid \(unshare rt_sigtimedwait \(getppid \)*\)*\(getppid \)\?\(unshare \(ppoll unshare \)*\)\(kill \(ppoll kill \)*\)\(ppoll \)\?exit_group ' \
+				"$BUILD/deny" ENOSYS pidfd_open,close_range $st "$BUILD/demo" -c -m 16
+			echo "$the_end"
 		)"
 	fi
 
 	name='shellcheck: the shell scripts'
 	if ! have shellcheck; then skip_tool "$name" 'no shellcheck'
-	else report "$name" "$(shellcheck test/run.sh .ci/run 2>&1)"; fi
+	else report "$name" "$(shellcheck test/run.sh .ci/run 2>&1 && echo "$the_end")"; fi
 
 	for shell in dash 'busybox sh'; do
 		name="$shell runs the tests of the demo"
@@ -396,45 +725,58 @@ section_tools() {
 			# shellcheck disable=SC2086
 			report "$name" "$(
 				CC=$CC BUILD=$BUILD $shell test/run.sh demo >"$tmp/out" 2>&1 || grep -v '^ok' "$tmp/out"
+				grep -q '^[1-9][0-9]* passed, 0 failed$' "$tmp/out" && echo "$the_end"
 			)"
 		fi
 	done
 
-	name='make: install, musl, a copy alone in a directory'
+	name='make: install, musl, a copy alone in a directory, a BUILD with a blank'
 	report "$name" "$(
 		exec 2>&1
-		make -s install DESTDIR="$tmp/root" PREFIX=/usr MAKEFLAGS=
+		export MAKEFLAGS=
+		make -s install DESTDIR="$tmp/root" PREFIX=/usr
 		cmp async_teardown.h "$tmp/root/usr/include/async_teardown.h"
+		make -s CC="$CC" BUILD="$tmp/a b" DEMOFLAGS='-m 16' demo >"$tmp/out" || cat "$tmp/out"
 		if have musl-gcc; then
-			make -s CC=musl-gcc LDFLAGS=-static BUILD="$tmp/musl" DEMOFLAGS='-m 16' demo MAKEFLAGS= >"$tmp/out" || cat "$tmp/out"
+			make -s CC=musl-gcc LDFLAGS=-static BUILD="$tmp/musl" DEMOFLAGS='-m 16' demo >"$tmp/out" || cat "$tmp/out"
 		elif [ "$MUST_RUN" ]; then echo 'no musl-gcc'; fi
+		echo "$the_end"
 	)"
 }
 count_tools() { echo 5; }
 
 # --- all of it ------------------------------------------------------------------
 
-plan=0
+plan=0 n=0 passed=0 failed=0 skipped=0
 for s in $sections; do
-	case $s in build | demo | paths | refused | tools) ;; *) echo "run.sh: no section $s" >&2; exit 2 ;; esac
-	plan=$((plan + $("count_$s")))
+	case $s in build | demo | release | paths | refused | tools) ;; *) echo "run.sh: no section $s" >&2; exit 2 ;; esac
+	count=$("count_$s") || exit 2
+	plan=$((plan + count))
 done
 echo "1..$plan"
+# In the background, for a shell that waits for a command in the foreground does
+# not hear a signal until that has ended.
+mkfifo "$tmp/results" || exit 2
 for s in $sections; do
 	"section_$s"
-done | awk -v plan="$plan" '
-	/^ok - .* # SKIP/ { skipped++ }
-	/^ok - / && !/ # SKIP/ { passed++ }
-	/^not ok - / { failed++ }
-	/^(not )?ok - / { n++; sub(/ok - /, "ok " n " - ") }
-	{ print; fflush() }
-	END {
-		if (n != plan) {
-			print "Bail out! planned " plan " tests, saw " n + 0
-			failed += plan > n ? plan - n : 1
-		}
-		printf "%d passed, %d failed", passed, failed
-		if (skipped) printf ", %d skipped", skipped
-		print ""
-		exit failed > 0
-	}'
+done >"$tmp/results" &
+worker=$!
+exec 3<"$tmp/results"
+while IFS= read -r line <&3; do
+	case $line in
+	'ok - '*' # SKIP'*) skipped=$((skipped + 1)) ;;
+	'ok - '*) passed=$((passed + 1)) ;;
+	'not ok - '*) failed=$((failed + 1)) ;;
+	esac
+	case $line in 'ok - '* | 'not ok - '*)
+		n=$((n + 1))
+		line="${line%%ok - *}ok $n - ${line#*ok - }" ;;
+	esac
+	printf '%s\n' "$line"
+done
+if [ $n -ne $plan ]; then
+	echo "Bail out! planned $plan tests, saw $n"
+	failed=$((failed + (plan > n ? plan - n : 1)))
+fi
+echo "$passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
+[ $failed -eq 0 ]
