@@ -1,13 +1,16 @@
 /*
- * async_teardown.h - v1.0.0 - MIT OR Unlicense - a process with much memory is reaped at once
+ * async_teardown.h - v1.1.0 - MIT OR Unlicense - the next VM need not wait for the last one's memory
  *
  * When a process dies, the kernel frees all of its memory before its parent's
- * wait returns.  For a virtual machine monitor (VMM) with a huge guest these are
- * seconds to minutes in which the VM cannot be restarted.
+ * wait returns, and only then what it had mapped: devices, KVM's guest, io_uring
+ * with its sockets.  For a virtual machine monitor (VMM) with a huge guest these
+ * are seconds to minutes in which the VM cannot be restarted.
  *
  *     #define ASYNC_TEARDOWN_IMPLEMENTATION     // in one C or C++ file
+ *     #define ASYNC_TEARDOWN_THREADS 4          // to free the RAM; default 1
  *     #include "async_teardown.h"
  *
+ *     async_teardown_ram(ram, ram_size);        // where the guest's RAM is
  *     int helper = async_teardown_start();
  *     if (helper < 0)
  *         fprintf(stderr, "no asynchronous teardown: %s\n", strerror(-helper));
@@ -17,17 +20,49 @@
  *
  *     start clones a helper: a process of its own, which shares the VMM's memory
  *     (CLONE_VM without CLONE_THREAD) and sleeps until every thread of the VMM
- *     is gone, however it ended.  The helper then exits, and being the last to
- *     use the memory, it is the one in whose exit the kernel frees it:
+ *     is gone, however it ended.  So the VMM is reaped at once, and what is left
+ *     of it is the helper's to release: first all that is mapped but the RAM,
+ *     then the RAM, by as many threads as there are.
  *
- *     VMM     ====== guest runs ======x  reaped at once
- *     helper         ..... sleeps ....|=pause=|=== memory is freed ===x
+ *     VMM     ====== guest runs ======x reaped
+ *     helper         ..... sleeps ....|=| devices, sockets, KVM, locks are free
+ *       its threads  ..... sleep .....  |== RAM is freed ==x memory is back
+ *
+ *     Without a call of async_teardown_ram the helper just exits, and everything
+ *     is released as by the VMM's own exit: devices after all memory.
  *
  *     The helper stays in the VMM's control groups, so its memory and its time
  *     are charged there as before.  It is a child of the VMM with exit signal 0:
  *     no wait sees it but one with __WCLONE or __WALL, and __WALL waits for it.
  *     Its name is cleanup/PID, with the VMM's PID as the VMM sees it:
  *     pgrep -x cleanup/1234 finds it.
+ *
+ * WHAT CAN GO WRONG
+ *
+ *   - Before execve, and before unloading (dlclose) the code that this file was
+ *     compiled into, call stop.  The kernel tells nobody about an exec, and the
+ *     helper would keep the old memory until the process ends (where there is no
+ *     pidfd, for half a second).
+ *   - Mapped memory is freed behind the parent's back; memory that is only behind a
+ *     descriptor (the guest_memfd of a TDX or SEV-SNP guest, an unmapped memfd) is
+ *     so only if async_teardown_keep has named the descriptor.
+ *   - Native AIO (io_submit) that is in flight goes on until the helper is gone
+ *     (exit_aio in the kernel's fs/aio.c): a write of the dead VMM can reach the
+ *     disk after wait has returned, when its POSIX locks are free already.  With
+ *     native AIO, wait for the helper before another VM opens the image.
+ *   - With RAM and one thread the helper sees whether anybody else runs on the
+ *     memory when the VMM is dead: a child of vfork or posix_spawn that has yet
+ *     to call execve, another CLONE_VM process, the helper of a second copy of this
+ *     file.  It waits a second for them, and then exits without releasing
+ *     anything early.  With more threads it cannot see them: they die of
+ *     SIGSEGV, if what they run is not in the same program or library.
+ *   - PID 1 of a PID namespace cannot have a helper; see start.  When PID 1 ends,
+ *     the kernel kills the helpers of others in there and waits for them: a
+ *     container takes as long to end as without.
+ *   - SIGKILL is the one signal that ends the helper early, and the teardown is
+ *     then synchronous again.  Killing a whole control group does that, and so
+ *     does the OOM killer, which kills all that share the victim's memory.
+ *   - Whoever takes over the VMM has the helper: see SECURITY.
  *
  * WHEN TO CALL IT
  *
@@ -41,39 +76,46 @@
  *
  *     Threads may exist or not, and the calling one may end.  The helper keeps
  *     its scheduling policy and CPU affinity, and frees the memory with them:
- *     better not a pinned or a real-time thread.
+ *     better not a pinned or a real-time thread.  start needs 4 KiB of its stack.
  *
- *     Before execve, call stop: the kernel tells nobody about an exec, and the
- *     helper would keep the old memory until the process ends.  Likewise before
- *     unloading (dlclose) the code that this file was compiled into.
+ * WHAT IS FREE WHEN
  *
- * WHAT TO EXPECT
+ *     after wait               what only descriptors hold: TAP, sockets, ports,
+ *                              locks, files; unless they are kept
+ *     with RAM, soon after     what is mapped and not in RAM: VFIO regions, KVM's
+ *                              guest (its run areas), io_uring with the files of
+ *                              its requests in flight and the registered ones,
+ *                              packet rings, locks and files of mappings
+ *     then, together           RAM; kept descriptors in the order given
+ *     when the helper is gone  native AIO's files, namespaces, the executable (ETXTBSY
+ *                              until then), the root directory (EBUSY), the control
+ *                              group; a userfaultfd's handler gets ESRCH.  Without
+ *                              RAM: all that is mapped
+ *     last of all              the last of the kept descriptors
  *
- *   - The memory is back when the helper is gone, not when the VMM is: to start
- *     the next VM at once there must be room for both.  To wait for it, take a
- *     pidfd of the helper from the PID that start returned, or tail --pid=PID.
- *   - Whatever was mapped stays in use until then: huge pages stay allocated, a
- *     mapped VFIO device stays busy, a lock on a mapped file is held, and KVM
- *     keeps the guest until its run areas are unmapped.  The control group cannot
- *     be removed, nor the root directory unmounted.  Files registered with an
- *     io_uring whose rings are mapped stay open; all other descriptors close with
- *     the VMM.
- *   - Native AIO (io_submit) that is in flight goes on until the helper is gone
- *     (exit_aio in the kernel's fs/aio.c): a write of the dead VMM can reach the
- *     disk after wait has returned, when its POSIX locks are free already.  With
- *     native AIO, wait for the helper before another VM opens the image.
- *   - SIGKILL is the one signal that ends the helper early, and the teardown is
- *     then synchronous again.  Killing a whole control group does that, and so
- *     does the OOM killer, which kills all that share the victim's memory.
+ *     So to know that all is back, keep the writing end of a pipe, given last: its
+ *     reader sees the end of file, whoever that is.  Or take a pidfd of the helper
+ *     from the PID that start returned; or tail --pid=PID.  To start the next VM
+ *     before that there must be room for both.
+ *
+ *     Nothing is released early, but the RAM is still freed in parallel, where the
+ *     helper's calls are kept track of by a shadow stack (x86 SHSTK, arm64 GCS).
+ *     Neither is done where the linker does not tell the bounds of the image
+ *     (__ehdr_start and _end), or a filter refuses timer_create.  Sealed mappings
+ *     (mseal) stay until the end, and so does the rest of a huge page of hugetlb
+ *     that a range cuts.  hugetlb pages are left to the exit before Linux 5.18, and
+ *     those of 1 GiB in a range of up to 2 TiB; so is mlocked RAM before 5.18.
+ *     The pages of a shared file (memfd) are freed with its last mapping.  Should the
+ *     release wait for a minute (a userfaultfd's reader that was to be told of it,
+ *     in another process, and does not read), the helper is killed, and all is
+ *     freed as by exit.
+ *
+ * ALSO
+ *
  *   - ps and top show the memory and the command line twice.
  *   - Whoever inherits the helper when the VMM is gone (the nearest subreaper,
  *     or PID 1) gets a SIGCHLD of it, and has to reap it.
- *   - A core dump of the VMM is written before it counts as gone.  Before Linux
- *     5.16 one also kills all that share the memory, so the teardown may be
- *     synchronous (kernel commit 0258b5fd7c71).
- *   - PID 1 of a PID namespace cannot have a helper; see start.  When PID 1 ends,
- *     the kernel kills the helpers of others in there and waits for them: a
- *     container takes as long to end as without.
+ *   - A core dump of the VMM is written before it counts as gone.
  *   - Valgrind does not know clone with these flags and aborts.  Under qemu-user
  *     start returns -EINVAL.
  *
@@ -83,15 +125,20 @@
  *     helper run anything, and it was cloned with the privileges that the
  *     VMM may have given up since.  So before start returns, the helper
  *
- *       - holds no descriptor but the pidfd by which it waits for the VMM,
+ *       - holds no descriptor but the pidfd by which it waits for the VMM, and
+ *         those that are kept, for which it has no call but close,
  *       - has no capability in effect, has no_new_privs, and dumps no core (but
  *         to a socket in core_pattern, which asks for no limit),
  *       - runs under a seccomp filter (atd_filter below) that kills it for all
- *         but ppoll, rt_sigtimedwait, getppid, exit_group, and kill with signal 0.
+ *         but ppoll, rt_sigtimedwait, getppid, munmap, close, timer_create,
+ *         timer_settime, exit, exit_group; kill with signal 0; unshare(CLONE_VM),
+ *         which is a question; and madvise to drop pages.
  *
  *     It keeps the uid, the permitted capabilities, the namespaces and control
- *     groups of the moment of start, without a call to use them by.  What is left
- *     to an attacker: to ask which PIDs exist; and to have the helper stay when
+ *     groups of the moment of start, without a call to use them by; on x86 also
+ *     ioperm and iopl, which take none: give those up before.  What is left
+ *     to an attacker: to ask which PIDs exist; to drop memory that is his already;
+ *     and to have the helper stay when
  *     the VMM is dead, keep the memory and, at the priority of that moment, a
  *     CPU, and go on writing to what the VMM had mapped and shares with others.
  *     So have the supervisor kill the helper after a timeout, and trust no memory
@@ -100,59 +147,87 @@
  *     The helper opens no new way to the VMM's memory: to trace the helper or to
  *     open its /proc/PID/mem takes what it took for the VMM when it called start
  *     (that is why the permitted set stays).  The VMM's credentials, seccomp
- *     state and dumpable flag are unchanged.  An oom_score_adj written for one of
- *     the two holds for both.
+ *     state and dumpable flag are unchanged.
  *
  *     There is no helper without all this: where the kernel refuses a step, has
  *     no seccomp for example, start fails, and the teardown is synchronous.  A
  *     slow exit is better than a way in.
  *
- *     A seccomp filter that the VMM has installed before start has to allow:
- *       in the VMM     rt_sigprocmask getpid wait4 clone ppoll; for stop: kill
- *       in the helper  rt_sigprocmask prlimit64 setsid close_range chdir prctl
- *                      pidfd_open ppoll getppid capget capset exit_group
- *       instead of close_range (before Linux 5.9)
- *                      unshare openat getdents64 close
- *       instead of pidfd_open (before Linux 5.3)
- *                      rt_sigtimedwait kill
- *     clone has the flags CLONE_VM | CLONE_FILES.  If the filter answers ENOSYS
- *     or EPERM to close_range or pidfd_open, the helper takes the older way.  If
- *     it kills for a call that the helper makes, start returns -EPERM; before
- *     Linux 5.16 the VMM dies too, as everything does that shares the memory of
- *     a process killed as if to dump core.
+ * A SECCOMP FILTER OF THE VMM'S OWN, installed before start, has to allow
  *
- * WITHOUT PIDFD (before Linux 5.3, or where RLIMIT_NOFILE is 0)
+ *     always                 getpid rt_sigprocmask wait4 clone ppoll prctl exit kill
+ *                            prlimit64 setsid close_range chdir pidfd_open getppid
+ *                            capget capset exit_group
+ *     before Linux 5.9       unshare openat getdents64 close, not close_range
+ *     before Linux 5.3       rt_sigtimedwait unshare, not pidfd_open
+ *     with keep              close
+ *     with ram               munmap madvise timer_create timer_settime unshare
+ *     for stop               getpid rt_sigprocmask wait4 kill ppoll
  *
- *     The helper is woken by its parent-death signal.  A VMM that has changed its
- *     uid may not send it, so the helper also looks every 0.5 s whether its
- *     parent is still the VMM.  It then waits until the VMM's PID is gone, for
- *     0.25 s at most (more on a loaded machine), since a thread may still hold
- *     the memory.  The memory can be back that much later.
+ *     clone has the flags VM | FILES | SIGHAND | THREAD | VFORK, then VM | FILES |
+ *     CHILD_CLEARTID, and for each further thread VM | FS | FILES | SIGHAND | THREAD.
+ *     Where close_range or pidfd_open is refused with an error, the helper takes the
+ *     older way.  If the filter kills the helper for a call, start returns -EPERM,
+ *     and if it does so for one of those with ram, which are made when the VMM is
+ *     gone, the memory is freed by that.  A handler of SIGSYS (SECCOMP_RET_TRAP)
+ *     may answer the VMM's calls; the helper blocks SIGSYS, and to be trapped is
+ *     its death.  If it answers rt_sigprocmask, start returns -EPERM.
+ *
+ * KERNELS
+ *
+ *     2.6.30  unshare(CLONE_VM) tells whether others use the memory [s]
+ *     3.5     seccomp filters; without them start returns -EINVAL [r]
+ *     4.8     an oom_score_adj written for VMM or helper holds for both [r]
+ *     4.18    to some 5.4: a child of clone inherits the area for restartable
+ *             sequences; not this helper, see atd_launch [s]
+ *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised:
+ *             the helper is woken by its parent-death signal, and looks twice
+ *             a second, for a VMM of another uid may not send it.  It then sees when
+ *             the memory has no other user; it can be back 0.5 s later, more under
+ *             load.  One thread frees the RAM.  An execve without stop is noticed [r]
+ *     5.9     close_range.  Before: /proc/self/fd; without /proc a loop over a
+ *             million numbers, 24 at a time [r]
+ *     5.16    what kills as if to dump core, also with RLIMIT_CORE 0 but not with
+ *             PR_SET_DUMPABLE 0, no longer kills all that share the memory (kernel
+ *             commit 0258b5fd7c71).  Before, after a SIGSEGV of the VMM the teardown
+ *             may be synchronous; and a filter that kills the helper kills the
+ *             VMM (not on 4.4), as does SECCOMP_RET_TRAP in the helper [r]
+ *     5.18    MADV_DONTNEED_LOCKED, and MADV_DONTNEED for hugetlb [s]
+ *
+ *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.0 was
+ *     run on 3.10 and 4.18 (RHEL), 4.4 and 5.4; this one on 5.10, 6.1, 6.12
+ *     and 6.18, also with pidfd_open and close_range refused.
  *
  * COMPILING
  *
  *     ASYNC_TEARDOWN_IMPLEMENTATION  In one file: has the header give it the code.
+ *     ASYNC_TEARDOWN_THREADS         In that file: how many threads free the RAM,
+ *                                    1 to 1024, the helper's first one included;
+ *                                    default 1.  All sleep until then.
  *     ASYNC_TEARDOWN_STATIC          In that file: makes the functions private to
  *                                    it.  Two files can both have their own;
- *                                    each then has a helper of its own.
+ *                                    each then has a helper of its own.  Let only
+ *                                    one of them be told of RAM.
+ *     ASYNC_TEARDOWN_API             Everywhere: what stands before the functions,
+ *                                    if not "extern"; a visibility, say.
  *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
  *
- *     C99 or C++11 and later, gcc or clang, glibc or musl.  Nothing has to be
- *     defined or included before.  No allocation; about 6 KiB, of which 3 are the
- *     helper's stack.  Needs the seccomp filters of Linux 3.5, and uses
- *     pidfd_open (5.3) and close_range (5.9) where they exist; run on 6.1, 6.12
- *     and 6.18, also with these calls refused.
+ *     C99 or C++11 and later, gcc or clang (others are an #error), glibc or musl.
+ *     Nothing has to be defined or included before; needs no function of libc.  No
+ *     allocation; 8 KiB, of which 1.5 are the helper's stack (3 on s390x and
+ *     ppc64), and as much for each further thread.  -fstack-check makes start
+ *     fail; so does -fsplit-stack with g++.
  *
  *     Run under a kernel of its own, on both paths: x86-64, i386, aarch64, arm
- *     (ARM and Thumb code), riscv64, s390x, ppc64le, mips64el; all but x86-64 in
- *     emulation.  Compiled only: loongarch64.  On another architecture the
- *     implementation is an #error; on another system than Linux the functions
- *     return -ENOSYS.
+ *     (ARM and Thumb code), s390x, ppc64le, mips64el; all but x86-64 in emulation.
+ *     riscv64: so was version 1.0.  Compiled only: loongarch64, mips64.  On another
+ *     architecture, on arm before version 6 and on big-endian arm the implementation
+ *     is an #error; on another system than Linux the functions return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
 
-#define ASYNC_TEARDOWN_VERSION 10000	/* 1.0.0; 1.2.3 would be 10203 */
+#define ASYNC_TEARDOWN_VERSION 10100	/* 1.1.0; 1.2.3 would be 10203 */
 
 #if defined(ASYNC_TEARDOWN_API)
 #elif defined(ASYNC_TEARDOWN_STATIC) && defined(__GNUC__)
@@ -174,27 +249,36 @@ extern "C" {
  * that failed, and then it has been reaped.  The process then goes on as before,
  * and its teardown is synchronous.
  *
- *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max), or the
+ *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max; for a
+ *                  moment one more is needed than the helper has threads), or the
  *                  calling thread's policy is SCHED_DEADLINE
- *     -EPERM       a seccomp filter refuses a call, or kills the helper for it
+ *     -EBADF       a descriptor that is to be kept is not open
+ *     -ECANCELED   somebody killed the helper before it was ready
+ *     -EPERM       a seccomp filter refuses a call, kills the helper for it, or has
+ *                  SIGSYS handlers answer rt_sigprocmask or clone
+ *     -ETIMEDOUT   the helper was not ready within some ten seconds: it is frozen, or
+ *                  traced, or a file's server (FUSE, NFS) does not answer the close
+ *                  of a copy of its descriptor.  It has been killed; the next call
+ *                  of start or stop reaps it, or says -ETIMEDOUT again.  Also
+ *                  when another thread has been in here for twenty
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace, whose end waits for
- *                  that of every other process there.  Or it has unshared its
- *                  PID namespace and not forked since: the helper was then PID 1
- *                  of the new one, which has ended with it, and fork fails with
- *                  ENOMEM from now on
+ *                  that of every other process there
  *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
- *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user
+ *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the
+ *                  process has unshared its PID namespace and not forked since
  *     or another error that the kernel gives for a step, such as -ENOMEM
  *
  * In a process that has a helper, returns the PID of that.  If the helper has
  * been killed, reaps it and starts another.  After fork the child has none, and
- * may start its own.
+ * may start its own; RAM and kept descriptors are then those of its parent.
  *
  * Any thread may call this at any time, and several at once: they get the same
  * helper.  A child of vfork may not, nor a handler of SIGSYS.  It waits for the
  * helper to get a CPU and set itself up: a fraction of a millisecond on an idle
- * machine.  It prints nothing, and leaves the caller's errno, signal mask,
- * signal handlers, descriptors and heap alone.
+ * machine, and never longer than above.  A helper that is stopped meanwhile is
+ * continued.  Until then signals other than SIGKILL, SIGSTOP and SIGSYS wait, and a
+ * parent is not told of a stop.  It prints nothing, and leaves the caller's errno,
+ * signal mask, signal handlers, descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
@@ -205,15 +289,52 @@ ASYNC_TEARDOWN_API int async_teardown_start(void);
  *
  *     -EPERM       the process has given up the privileges that it would need to
  *                  signal the helper, or a seccomp filter refuses a call
+ *     -ETIMEDOUT   it has been killed, but did not end within a second; see start
  *     -ENOSYS      not Linux; or a seccomp filter refuses a call so
  *
  * A child of vfork may call it, and nothing happens.  Threads, errno and so on:
- * as for start.
+ * as for start.  What it sleeps is lengthened by the thread's timer slack.
  */
 ASYNC_TEARDOWN_API int async_teardown_stop(void);
 
+/*
+ * Tells where guest RAM is, for this process's helper, now or later: size bytes from
+ * start.  size 0 forgets the range that begins at start, and another size changes it.
+ *
+ * When the VMM is gone, the helper unmaps all but the ranges and its own image, and
+ * its threads then free the ranges (MADV_DONTNEED; nothing is punched out of a file
+ * that others may share).  Ranges may overlap, be unaligned, or no longer be mapped.
+ * Without any, nothing is released early.
+ *
+ * Returns 0, or -errno, and then nothing has changed: -ENOSPC when there are 8
+ * ranges; -EINVAL for a start of 0, an end past the top, or an address with
+ * a tag; -ENOSYS off Linux.
+ *
+ * Makes no system call.  Any thread may call it at any time, but not two at once for
+ * the same start.
+ */
 ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
 
+/*
+ * Names the descriptors that the next helper keeps open, n of them, 8 at most; it
+ * replaces what was named before, and with n 0 nothing is kept.  What is behind them,
+ * such as a guest_memfd, is then freed by the helper and not in the VMM's exit.
+ *
+ * They are closed in the order given, when all else that is mapped has been released
+ * if there is RAM (so KVM before its guest_memfd), before the helper exits otherwise.
+ * The last one is closed by its exit, when all else is free.  A helper that is
+ * killed closes them by number.
+ *
+ * What comes later can be kept, too, in a socket that is: send it there (SCM_RIGHTS,
+ * unix(7)) and never receive it.
+ *
+ * Returns 0, or -errno, and then nothing has changed: -EINVAL for n; -EBADF for a
+ * negative descriptor (start says so of one that is not open); -ENOSYS off Linux.
+ *
+ * Makes no system call.  Any thread may call it, but not while another is in here or
+ * in start.  start's cost grows with the highest number kept: the table is copied up
+ * to there.
+ */
 ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n);
 
 #ifdef __cplusplus
@@ -785,7 +906,7 @@ ATD_FN int atd_nap(long *us, long max)
 	return 1;
 }
 enum {
-	ATD_20_MS = 1250, ATD_1_S = 62500, ATD_5_S = 312500, ATD_10_S = 625000
+	ATD_20_MS = 1250, ATD_1_S = 62500, ATD_10_S = 625000, ATD_20_S = 1250000
 };
 
 /*
@@ -1327,7 +1448,7 @@ ATD_FN long atd_start_workers(void)
 		ret = __atomic_load_n(&atd_shared.workers_error, __ATOMIC_ACQUIRE);
 		if (ret < 0)
 			return ret;
-		atd_nap(&us, ATD_5_S);
+		atd_nap(&us, ATD_10_S);
 	}
 	return 0;
 }
@@ -1514,7 +1635,7 @@ ATD_FN void atd_let_go(void)
 	if (early) {
 		atd_free_ram(0);
 		while (__atomic_load_n(&atd_shared.workers_done, __ATOMIC_ACQUIRE) <
-		       atd_shared.workers_ready && atd_nap(&us, 6 * ATD_10_S))
+		       atd_shared.workers_ready && atd_nap(&us, 3 * ATD_20_S))
 			;
 	}
 }
@@ -1580,7 +1701,7 @@ static long atd_enter(struct atd_sigset *old, int self)
 			 * is not in this process: take it over. */
 			continue;
 		/* Or by a thread of a process that had the same PID. */
-		if (!atd_nap(&us, ATD_10_S)) {
+		if (!atd_nap(&us, ATD_20_S)) {
 			atd_sigmask(ATD_SIG_SETMASK, old, 0);
 			return -ETIMEDOUT;
 		}
@@ -1666,7 +1787,7 @@ ATD_FN long atd_start_helper(void)
 		 * and the group's SIGCONT not. */
 		if (us > 1000)
 			atd_syscall(__NR_kill, pid, ATD_SIGCONT, 0, 0, 0);
-	} while (atd_nap(&us, ATD_5_S));
+	} while (atd_nap(&us, ATD_10_S));
 	if (!dead && progress == ATD_READY)
 		return pid;
 
@@ -1704,7 +1825,7 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_starter(void)
 static long atd_launch(int self)
 {
 	char *const below = (char *)__builtin_frame_address(0) - 2048;
-	long tid, us = 0;
+	long tid;
 	int i, n;
 
 	n = __atomic_load_n(&atd_shared.keep.n, __ATOMIC_ACQUIRE);
@@ -1726,8 +1847,9 @@ static long atd_launch(int self)
 	if (tid < 0)
 		return tid;
 	/* It still is a thread of this process for a moment, and while it is the
-	 * caller could not unshare its user namespace, for example. */
-	while (atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0 && atd_nap(&us, ATD_20_MS))
+	 * caller could not unshare its user namespace, for example.  No sleep: the
+	 * caller's timer slack may be long. */
+	for (i = 0; i < 10000 && atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0; i++)
 		;
 	return atd_shared.result;
 }

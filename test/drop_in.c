@@ -66,7 +66,7 @@
 #include "async_teardown.h"
 #include "async_teardown.h"
 
-#if ASYNC_TEARDOWN_VERSION < 10000
+#if ASYNC_TEARDOWN_VERSION < 10100
 #error "no version"
 #endif
 

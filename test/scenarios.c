@@ -2110,11 +2110,16 @@ static const char *slow_flush(void)
 
 static void start_with_slack(void)
 {
-	MUST(!prctl(PR_SET_TIMERSLACK, 3600UL * 1000000000, 0, 0, 0) || sizeof(long) == 4);
-	if (sizeof(long) == 4)
-		MUST(!prctl(PR_SET_TIMERSLACK, 4000000000UL, 0, 0, 0));
-	start();
-	MUST(prctl(PR_GET_TIMERSLACK) > 1);
+	const unsigned long slack = sizeof(long) == 8 ? 2000000000UL * 1800 : 2000000000UL;
+	int i;
+
+	MUST(!prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0));
+	for (i = effort(100); i-- > 0; ) {
+		start();
+		MUST(syscall(SYS_prctl, PR_GET_TIMERSLACK) == (long)slack);
+		if (i)	/* not by stop, which may sleep, for as long as the slack says */
+			MUST(!signal_one(sh->helper, SIGKILL) && waitpid(sh->helper, NULL, __WALL) == sh->helper);
+	}
 }
 
 static const char *timer_slack(void)
@@ -2308,7 +2313,7 @@ static void start_where_sigmask_traps(void)
 	filter_one(__NR_rt_sigprocmask, TRAP);
 	sh->result = async_teardown_start();
 	/* what it has in the result's register is its matter */
-	MUST((sh->result == -EPERM || sh->result == -ENOSYS) && sh->counter > 0 && sh->alive == 0);
+	MUST(sh->result < 0 && sh->counter > 0 && sh->alive == 0);
 	ready();
 	for (;;)
 		atd_sleep_us(1000);
