@@ -6,6 +6,7 @@ CFLAGS = -O2 -g
 PREFIX = /usr/local
 WARN = -Wall -Wextra
 BUILD = build
+THREADS = 2
 
 all: build-demo
 
@@ -15,7 +16,11 @@ demo: build-demo
 test check: build-demo build-deny build-scenarios
 	CC='$(CC)' BUILD='$(BUILD)' sh test/run.sh
 
-bench: build-bench
+# The benchmark compares a helper of one thread and one of several.
+bench:
+	@mkdir -p '$(BUILD)' && echo '*' >'$(BUILD)/.gitignore'
+	$(CC) $(WARN) $(CPPFLAGS) $(CFLAGS) -DASYNC_TEARDOWN_THREADS=$(THREADS) -c -o '$(BUILD)/bench_threads.o' test/bench.c
+	$(CC) $(WARN) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o '$(BUILD)/bench' test/bench.c '$(BUILD)/bench_threads.o' -pthread -lm $(LDLIBS)
 	'$(BUILD)/bench' -o '$(BUILD)/bench.csv' -s '$(BUILD)/bench.svg' $(BENCHFLAGS)
 	$(CC) -x c -Os -DASYNC_TEARDOWN_IMPLEMENTATION -c -o '$(BUILD)/size.o' async_teardown.h
 	size '$(BUILD)/size.o'

@@ -1309,8 +1309,8 @@ ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 		size = from ? align : ~(~0UL >> 1);
 		while (size > to - from)
 			size /= 2;
+		atd_set_timer(60);
 		for (;;) {
-			atd_set_timer(60);
 			ret = atd_syscall(__NR_munmap, (long)from, (long)size, 0, 0, 0);
 			if (ret == 0 || size == atd_shared.page)
 				break;

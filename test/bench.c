@@ -4,58 +4,86 @@
  *	bench [-r ROUNDS] [-m MiB] [-o CSV] [-s SVG]
  *
  * In each round every case runs once, in random order, so that what disturbs
- * the machine disturbs them all.  A case is a process that fills memory and is
- * killed by its supervisor, which is the subreaper:
- *	exit	from the kill to the return of waitpid for the process
- *	back	from the kill to the end of its last descendant
- * Medians and quartiles go to the terminal, all values to CSV, and a plot of
- * exit over memory to SVG.  -m: the largest process; default: from what is free.
+ * the machine disturbs them all.  A case is a process that fills memory, holds a
+ * lock by a mapping, has an io_uring poll a socket (see measure.h), and is killed by
+ * its supervisor, which is the subreaper.  From the kill
+ *	exit	to the return of waitpid for the process
+ *	lock	until the lock is free
+ *	socket	until the other end of the socket sees the end of file; 0: no io_uring
+ *	back	to the end of the last descendant
+ * Medians and quartiles go to the terminal, all values to CSV, and a plot over
+ * memory to SVG.  -m: the largest process; default: from what is free.
  */
 #define _GNU_SOURCE
+#define ASYNC_TEARDOWN_IMPLEMENTATION
+
+/*
+ * The header is in here twice.  This file is compiled once as it is, for a helper
+ * of one thread; and once with ASYNC_TEARDOWN_THREADS defined, and then is nothing
+ * but a second copy of the header, under the names of these functions.
+ */
+int start_threads(void);
+int ram_threads(void *start, unsigned long size);
+extern const int helper_threads;
+
+#ifdef ASYNC_TEARDOWN_THREADS
+
+#define ASYNC_TEARDOWN_STATIC
+#include "../async_teardown.h"
+
+const int helper_threads = ASYNC_TEARDOWN_THREADS;
+
+int start_threads(void)
+{
+	return async_teardown_start();
+}
+
+int ram_threads(void *start, unsigned long size)
+{
+	return async_teardown_ram(start, size);
+}
+
+#else
+
+#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
+#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#define ASYNC_TEARDOWN_IMPLEMENTATION
 #include "../async_teardown.h"
+#include "measure.h"
 
-enum variant { PLAIN, HELPER, FALLBACK, NAIVE, UNMAP, VARIANTS };
+enum variant { PLAIN, HELPER, RAM, RAM_THREADS, FALLBACK, NAIVE, UNMAP, VARIANTS };
+static char with_threads[64];
 static const char *const variant_name[VARIANTS] = {
-	"plain exit", "async_teardown", "async_teardown without pidfd", "naive helper", "parallel munmap",
+	"plain exit", "async_teardown", "async_teardown ram", with_threads,
+	"async_teardown without pidfd", "naive helper", "parallel munmap",
 };
 
+/* Where the memory is; the last one is not mapped, and the helper keeps it. */
+enum memory { SMALL, BIG, IN_FILE };
+static const char *const memory_name[] = { "4K", "huge", "memfd" };
+
 enum { MAX_CASES = 64, MAX_ROUNDS = 1000 };
+
+enum moment { EXIT, AT_LOCK, AT_SOCKET, BACK, MOMENTS };
+static const char *const moment_name[] = { "exit", "lock", "socket", "back" };
 
 static struct bench_case {
 	long mib;
 	enum variant variant;
-	int threads, huge, busy;
+	enum memory memory;
+	int threads, busy;
 	int n;
-	double exit[MAX_ROUNDS], back[MAX_ROUNDS];	/* ms */
+	double ms[MOMENTS][MAX_ROUNDS];
 } cases[MAX_CASES];
-static int ncases, stayed;
-
-static double now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
+static int ncases, stayed, have_ring;
 
 static void die(const char *what)
 {
@@ -165,15 +193,45 @@ static void *idle_thread(void *arg)
 	return NULL;
 }
 
-static void process(const struct bench_case *c, int report)
+static void fill_block(size_t size, enum memory memory)
+{
+	size_t i;
+
+	block_size = size ? size : 4096;
+	block = mmap(NULL, block_size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (block == MAP_FAILED)
+		die("mmap");
+	if (memory == BIG)
+		madvise(block, block_size, MADV_HUGEPAGE);
+	for (i = 0; i < block_size; i += 4096)
+		block[i] = 1;
+}
+
+static int fill_file(size_t size)
+{
+	static char buf[1 << 20];
+	int fd = memfd_create("bench", 0);
+	size_t i;
+
+	for (i = 0; fd >= 0 && i < size; i += sizeof(buf))
+		if (write(fd, buf, sizeof(buf)) != sizeof(buf))
+			fd = -1;
+	if (fd < 0)
+		die("memfd");
+	return fd;
+}
+
+static void process(const struct bench_case *c, const struct resource *lock, const struct resource *sock, int report)
 {
 	pthread_attr_t attr;
 	pthread_t t;
 	sigset_t term;
-	size_t i;
-	int helper = 0, sig;
+	int helper = 0, fd, sig;
 
-	prctl(PR_SET_THP_DISABLE, !c->huge, 0, 0, 0);
+	prctl(PR_SET_THP_DISABLE, c->memory != BIG, 0, 0, 0);
+	if (resource_hold(lock) || (have_ring && resource_hold(sock)))
+		die("lock, or io_uring");
 	sigemptyset(&term);
 	sigaddset(&term, SIGTERM);
 	if (c->variant == UNMAP)
@@ -183,20 +241,21 @@ static void process(const struct bench_case *c, int report)
 	for (sig = 1; sig < c->threads; sig++)
 		if (pthread_create(&t, &attr, idle_thread, NULL))
 			die("pthread_create");
-	block_size = (size_t)c->mib << 20;
-	if (c->mib) {
-		block = mmap(NULL, block_size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (block == MAP_FAILED)
-			die("mmap");
-		if (c->huge)
-			madvise(block, block_size, MADV_HUGEPAGE);
-		for (i = 0; i < block_size; i += 4096)
-			block[i] = 1;
+	if (c->memory == IN_FILE) {
+		fd = fill_file((size_t)c->mib << 20);
+		if (c->variant == HELPER)
+			async_teardown_keep(&fd, 1);
+	} else {
+		fill_block((size_t)c->mib << 20, c->memory);
 	}
 	if (c->variant == FALLBACK)
 		refuse_pidfd();
-	if (c->variant == HELPER || c->variant == FALLBACK)
+	if (c->variant == RAM)
+		async_teardown_ram(block, block_size);
+	if (c->variant == RAM_THREADS) {
+		ram_threads(block, block_size);
+		helper = start_threads();
+	} else if (c->variant == HELPER || c->variant == RAM || c->variant == FALLBACK)
 		helper = async_teardown_start();
 	else if (c->variant == NAIVE)
 		helper = naive_start();
@@ -253,23 +312,29 @@ static void spin(int on)
 }
 
 /* Runs a case once.  The CPU time of its helper, in ms. */
-static double run(const struct bench_case *c, unsigned settle_us, double *exit_ms, double *back_ms)
+static double run(const struct bench_case *c, unsigned settle_us, double ms[MOMENTS])
 {
+	struct resource lock, sock;
 	int p[2], helper;
 	double t0, cpu = 0;
 	pid_t pid;
 
 	if (pipe(p))
 		die("pipe");
+	if (resource_make(&lock, LOCK))
+		die("/tmp");
+	have_ring = resource_make(&sock, SOCKET) == 0;
 	pid = fork_or_die();
 	if (!pid)
-		process(c, p[1]);
+		process(c, &lock, &sock, p[1]);
 	close(p[1]);
 	if (read(p[0], &helper, sizeof(helper)) != sizeof(helper) || helper < 0) {
 		fprintf(stderr, "bench: a process of %ld MiB did not come up\n", c->mib);
 		exit(1);
 	}
 	close(p[0]);
+	if (resource_watch(&lock) || (have_ring && resource_watch(&sock)))
+		die("pthread_create");
 	if (c->busy)
 		spin(1);
 	usleep(settle_us);
@@ -278,16 +343,18 @@ static double run(const struct bench_case *c, unsigned settle_us, double *exit_m
 	kill(pid, c->variant == UNMAP ? SIGTERM : SIGKILL);
 	if (waitpid(pid, NULL, 0) != pid)
 		die("waitpid");
-	*exit_ms = *back_ms = now_ms() - t0;
+	ms[EXIT] = ms[BACK] = now_ms() - t0;
 	if (helper) {
 		cpu = reap_helper(helper, 60);
-		*back_ms = now_ms() - t0;
+		ms[BACK] = now_ms() - t0;
 		if (cpu < 0) {	/* the worst that can happen */
 			stayed++;
 			kill(helper, SIGKILL);
 			cpu = reap_helper(helper, 10);
 		}
 	}
+	ms[AT_LOCK] = resource_wait(&lock) - t0;
+	ms[AT_SOCKET] = have_ring ? resource_wait(&sock) - t0 : 0;
 	if (c->busy)
 		spin(0);
 	return cpu;
@@ -319,43 +386,54 @@ static double median(const double *v, int n)
 	return quantile(v, n, 0.5);
 }
 
-static struct bench_case *find(long mib, enum variant v, int threads, int huge, int busy)
+static struct bench_case *find(long mib, enum variant v, int threads, enum memory memory, int busy)
 {
 	int i;
 
 	for (i = 0; i < ncases; i++)
 		if (cases[i].mib == mib && cases[i].variant == v && cases[i].threads == threads &&
-		    cases[i].huge == huge && cases[i].busy == busy)
+		    cases[i].memory == memory && cases[i].busy == busy)
 			return &cases[i];
 	return NULL;
 }
 
-static void add(long mib, enum variant v, int threads, int huge, int busy)
+static void add(long mib, enum variant v, int threads, enum memory memory, int busy)
 {
 	struct bench_case *c = &cases[ncases];
 
-	if (ncases == MAX_CASES || find(mib, v, threads, huge, busy))
+	if (find(mib, v, threads, memory, busy))
 		return;
+	if (ncases == MAX_CASES)
+		abort();
 	c->mib = mib;
 	c->variant = v;
 	c->threads = threads;
-	c->huge = huge;
+	c->memory = memory;
 	c->busy = busy;
 	ncases++;
 }
 
-static double exit_of(const struct bench_case *c) { return c ? median(c->exit, c->n) : 0; }
-static double back_of(const struct bench_case *c) { return c ? median(c->back, c->n) : 0; }
+static double median_of(const struct bench_case *c, enum moment m)
+{
+	return c ? median(c->ms[m], c->n) : 0;
+}
+
+static double exit_of(const struct bench_case *c) { return median_of(c, EXIT); }
+static double back_of(const struct bench_case *c) { return median_of(c, BACK); }
+
+static void figure(const char *what, double value, double goal)
+{
+	printf("  %-76s %7.*f", what, value < .1 ? 4 : 2, value);
+	if (goal > 0)
+		printf("   %s %.2f", value <= goal ? "goal" : "MISSED", goal);
+	printf("\n");
+}
 
 /* goal: at most, or 0 for none */
 static void ratio(const char *what, double a, double b, double goal)
 {
-	if (a <= 0 || b <= 0)
-		return;
-	printf("  %-70s %7.2f", what, a / b);
-	if (goal > 0)
-		printf("   %s %.2f", a / b <= goal ? "goal" : "MISSED", goal);
-	printf("\n");
+	if (a > 0 && b > 0)
+		figure(what, a / b, goal);
 }
 
 static void back_ratio(const char *what, long mib, enum variant v, int threads, int busy, double goal)
@@ -363,24 +441,11 @@ static void back_ratio(const char *what, long mib, enum variant v, int threads, 
 	char text[128];
 
 	snprintf(text, sizeof(text), "memory back: %s, %s / plain", what, variant_name[v]);
-	ratio(text, back_of(find(mib, v, threads, 0, busy)), back_of(find(mib, PLAIN, threads, 0, busy)), goal);
+	ratio(text, back_of(find(mib, v, threads, SMALL, busy)),
+		back_of(find(mib, PLAIN, threads, SMALL, busy)), goal);
 }
 
 /* --- the machine ----------------------------------------------------------------- */
-
-static long meminfo_mib(const char *key)
-{
-	char line[128], format[64];
-	long kib = 0;
-	FILE *f = fopen("/proc/meminfo", "r");
-
-	snprintf(format, sizeof(format), "%s: %%ld", key);
-	while (f && fgets(line, sizeof(line), f) && sscanf(line, format, &kib) != 1)
-		;
-	if (f)
-		fclose(f);
-	return kib / 1024;
-}
 
 /* Time that was stolen by the hypervisor or used by others, of all there is. */
 static void cpu_times(double *stolen, double *total)
@@ -399,11 +464,12 @@ static void cpu_times(double *stolen, double *total)
 
 /* --- other figures ------------------------------------------------------------------ */
 
-/* How long start takes, in us, in a process with so many descriptors. */
-static double start_us(int descriptors)
+/* How long start takes, in us, in a process with so many descriptors, when the
+ * helper keeps four of them, from the given one on; < 0: none. */
+static double start_us(int descriptors, int keep)
 {
 	double us = 0, t;
-	int p[2], i;
+	int p[2], kept[4], i;
 	pid_t pid;
 
 	if (pipe(p))
@@ -417,6 +483,9 @@ static double start_us(int descriptors)
 		setrlimit(RLIMIT_NOFILE, &lim);
 		for (i = 3; i < descriptors; i++)
 			dup(0);
+		for (i = 0; i < 4; i++)
+			kept[i] = keep + i;
+		async_teardown_keep(kept, keep < 0 ? 0 : 4);
 		async_teardown_start();
 		async_teardown_stop();
 		t = now_ms();
@@ -436,24 +505,33 @@ static double start_us(int descriptors)
 	return us;
 }
 
+/* Of all threads. */
 static long switches(pid_t pid)
 {
-	char path[64], line[128];
+	char path[300], line[128];
+	struct dirent *d;
 	long n, sum = 0;
+	DIR *dir;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	if (!(f = fopen(path, "r")))
-		return -1;
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1 ||
-		    sscanf(line, "nonvoluntary_ctxt_switches: %ld", &n) == 1)
-			sum += n;
-	fclose(f);
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	while (dir && (d = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.20s/status", pid, d->d_name);
+		f = fopen(path, "r");
+		while (f && fgets(line, sizeof(line), f))
+			if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1 ||
+			    sscanf(line, "nonvoluntary_ctxt_switches: %ld", &n) == 1)
+				sum += n;
+		if (f)
+			fclose(f);
+	}
+	if (dir)
+		closedir(dir);
 	return sum;
 }
 
-static long wakeups(int seconds)
+static long wakeups(int (*start)(void), int seconds)
 {
 	int p[2], helper;
 	long before, n;
@@ -463,7 +541,7 @@ static long wakeups(int seconds)
 		die("pipe");
 	pid = fork_or_die();
 	if (!pid) {
-		helper = async_teardown_start();
+		helper = start();
 		_exit(write(p[1], &helper, sizeof(helper)) < 0 || pause() < 0);
 	}
 	close(p[1]);
@@ -484,103 +562,117 @@ static long wakeups(int seconds)
 static int synchronous(enum variant v, int threads, int runs)
 {
 	static struct bench_case c;
-	double unused, cpu[64];
+	double usual, cpu[64], ms[MOMENTS];
 	int i, n = 0;
 
 	c.mib = 16;
 	c.variant = v;
 	c.threads = threads;
 	for (i = 0; i < 64 && i < runs; i++)	/* nearly all are asynchronous */
-		cpu[i] = run(&c, 5000, &unused, &unused);
-	unused = median(cpu, i);
+		cpu[i] = run(&c, 5000, ms);
+	usual = median(cpu, i);
 	for (i = 0; i < runs; i++)
-		n += run(&c, 5000, &cpu[0], &cpu[1]) < unused / 4;
+		n += run(&c, 5000, ms) < usual / 4;
 	return n;
 }
 
 /* --- the plot --------------------------------------------------------------------------- */
 
 /*
- * From the results as they stand in the CSV: exit over memory, one thread, idle.
+ * All three moments over memory; one thread, idle.  Both axes are logarithmic, or
+ * what takes a fifth of a millisecond would not be seen beside what takes a second.
  * The colours are legible on white and on black, for an image need not know which
  * its page is.
  */
-static void plot(const char *file, const char *csv, long largest, const char *machine)
+static void plot(const char *file, long largest, int rounds, const char *machine)
 {
-	static const int steps[] = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000 };
-	static struct bench_case points[2][16];
-	const double w = 720, h = 360, left = 64, right = 150, top = 48, bottom = 56;
-	double pw = w - left - right, ph = h - top - bottom, ymax = 0, step, y, ms, back;
-	char line[256], name[64];
-	int v, i, n[2] = { 0, 0 }, threads, huge, load, round;
+	static const struct {
+		enum variant variant;
+		enum moment moment;
+		const char *label, *marker;
+	} lines[] = {
+		{ PLAIN, BACK, "all of it", "M-4,-4h8v8h-8z" },
+		{ RAM_THREADS, BACK, "memory back", "M-5,4h10l-5,-9z" },
+		{ RAM_THREADS, AT_LOCK, "mapped lock free", "M-5,0l5,-5l5,5l-5,5z" },
+		{ RAM_THREADS, EXIT, "wait returns", "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0" },
+	};
+	const double w = 760, h = 440, left = 60, right = 232, top = 82, bottom = 66;
+	const double pw = w - left - right, ph = h - top - bottom;
+	double x, y = 0, ymin = 1, ymax = 1, decade, decades, octaves = 0, octave, at = 0, ms = 0;
+	const struct bench_case *c;
+	FILE *f = fopen(file, "w");
 	long mib;
-	FILE *in = fopen(csv, "r"), *f = fopen(file, "w");
+	int i, q;
 
-	if (!in || !f)
+	if (!f)
 		die(file);
-	while (fgets(line, sizeof(line), in)) {
-		if (sscanf(line, "%63[^,],%ld,%d,%d,%d,%d,%lf,%lf", name, &mib, &threads, &huge, &load,
-			   &round, &ms, &back) != 8 || threads != 1 || huge || load)
-			continue;
-		for (v = 0; v < 2 && strcmp(name, variant_name[v]); v++)
-			;
-		if (v == 2)
-			continue;
-		for (i = 0; i < n[v] && points[v][i].mib != mib; i++)
-			;
-		if (i == 16)
-			continue;
-		if (i == n[v])
-			n[v]++;
-		points[v][i].mib = mib;
-		points[v][i].exit[points[v][i].n++] = ms;
-	}
-	fclose(in);
-	for (i = 0; i < n[0]; i++)
-		if (exit_of(&points[0][i]) > ymax)
-			ymax = exit_of(&points[0][i]);
-	for (i = 0; i < 13 && steps[i] * 6 < ymax; i++)
-		;
-	step = steps[i];
-	ymax = ((int)(ymax / step) + 1) * step;
+	for (mib = 256; mib < largest; mib *= 2)
+		octaves++;
+	for (i = 0; i < 4; i++)
+		for (mib = 256; mib <= largest; mib *= 2) {
+			c = find(mib, lines[i].variant, 1, SMALL, 0);
+			while (c && ymin > .001 && ymin > quantile(c->ms[lines[i].moment], c->n, .25))
+				ymin /= 10;
+			if (c && ymax < quantile(c->ms[lines[i].moment], c->n, .75) * 1.3)
+				ymax = quantile(c->ms[lines[i].moment], c->n, .75) * 1.3;
+		}
+	decades = log10(ymax / ymin);
 
 	fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %g %g' role='img' "
-		"aria-label='Time until wait returns, over memory'>\n<style>\n"
-		"text { font: 13px system-ui, sans-serif; fill: #7a828c }\n"
+		"aria-label='Milliseconds from SIGKILL until wait returns, a lock is free and memory "
+		"is back, over memory'>\n<style>\n"
+		"text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #7a828c }\n"
 		".t { font-size: 15px; font-weight: 600 }\n"
 		".g { stroke: #7a828c; stroke-opacity: .35 }\n"
-		".l { fill: none; stroke-width: 2.5 }\n"
-		".v0 { stroke: #d4620a } .v1 { stroke: #2f81f7 }\n"
-		".n0 { fill: #d4620a; font-weight: 600 } .n1 { fill: #2f81f7; font-weight: 600 }\n"
+		".l { fill: none; stroke-width: 2.5 } .q { stroke-width: 1.2 }\n"
+		".c0 { stroke: #d4620a } .c1 { stroke: #a05fd6 } .c2 { stroke: #1a9457 } .c3 { stroke: #2f81f7 }\n"
+		".m0 { fill: #d4620a } .m1 { fill: #a05fd6 } .m2 { fill: #1a9457 } .m3 { fill: #2f81f7 }\n"
+		".b { font-weight: 600 }\n"
 		"</style>\n", w, h);
-	fprintf(f, "<text class='t' x='%g' y='22'>SIGKILL until the parent's wait returns</text>\n", left);
-	for (y = 0; y <= ymax + step / 2; y += step)
+	fprintf(f, "<text class='t' x='%g' y='22'>Milliseconds from SIGKILL on (lower is better): "
+		"<tspan class='m0'>a plain exit</tspan>,</text>\n<text class='t' x='%g' y='42'>and async_teardown.h "
+		"with %d threads: <tspan class='m3'>wait</tspan>, <tspan class='m2'>a lock</tspan>, "
+		"<tspan class='m1'>memory</tspan></text>\n<text x='%g' y='62'>%s</text>\n",
+		left, left, helper_threads, left, machine);
+	for (i = 0; i <= (int)decades; i++) {
+		y = top + ph - i / decades * ph;
+		for (decade = ymin, q = 0; q < i; q++)
+			decade *= 10;
 		fprintf(f, "<line class='g' x1='%g' x2='%g' y1='%.1f' y2='%.1f'/>"
-			"<text x='%g' y='%.1f' text-anchor='end'>%g</text>\n", left, left + pw,
-			top + ph - y / ymax * ph, top + ph - y / ymax * ph, left - 8,
-			top + ph - y / ymax * ph + 4, y);
-	fprintf(f, "<text x='%g' y='%g' text-anchor='end'>ms</text>\n", left - 8, top - 14);
-	for (mib = 0; mib <= largest; mib += largest / 4)
-		fprintf(f, "<text x='%.1f' y='%g' text-anchor='middle'>%g GiB</text>\n",
-			left + (double)mib / (double)largest * pw, top + ph + 20, (double)mib / 1024);
-	fprintf(f, "<text x='%g' y='%g' text-anchor='middle'>resident memory, 4 KiB pages; medians</text>\n",
-		left + pw / 2, top + ph + 42);
-	fprintf(f, "<!-- %s -->\n", machine);
-	for (v = 0; v < 2; v++) {
-		double x = 0;
+			"<text x='%g' y='%.1f' text-anchor='end'>%g</text>\n",
+			left, left + pw, y, y, left - 8, y + 4, decade);
+	}
+	for (octave = 0, mib = 256; mib <= largest; mib *= 2, octave++)
+		if (find(mib, RAM_THREADS, 1, SMALL, 0))
+			fprintf(f, "<text x='%.1f' y='%g' text-anchor='middle'>%ld %s</text>\n",
+				left + 12 + octave / octaves * (pw - 24), top + ph + 20,
+				mib < 1024 ? mib : mib / 1024, mib < 1024 ? "MiB" : "GiB");
+	fprintf(f, "<text x='%g' y='%g' text-anchor='middle'>memory in 4 KiB pages; both axes are logarithmic"
+		"</text>\n<text x='%g' y='%g' text-anchor='middle'>medians and quartiles of %d runs</text>\n",
+		left + pw / 2, top + ph + 40, left + pw / 2, top + ph + 57, rounds);
+	for (i = 0; i < 4; i++) {
+		const int m = lines[i].moment;
+		char points[512] = "";
 
-		fprintf(f, "<polyline class='l v%d' points='", v);
-		for (mib = 0; mib <= largest; mib = mib ? mib * 2 : 256)
-			for (i = 0; i < n[v]; i++)
-				if (points[v][i].mib == mib) {
-					x = left + (double)mib / (double)largest * pw;
-					y = exit_of(&points[v][i]);
-					fprintf(f, "%.1f,%.1f ", x, top + ph - y / ymax * ph);
-				}
-		fprintf(f, "'/>\n<text class='n%d' x='%.1f' y='%.1f'>%s</text>\n"
-			"<text class='n%d' x='%.1f' y='%.1f'>%.*f ms</text>\n", v, x + 10,
-			top + ph - y / ymax * ph - 12, v ? "async_teardown.h" : "plain exit", v, x + 10,
-			top + ph - y / ymax * ph + 4, y < 10, y);
+		for (octave = 0, mib = 256; mib <= largest; mib *= 2, octave++) {
+			c = find(mib, lines[i].variant, 1, SMALL, 0);
+			if (!c)
+				continue;
+#define Y(ms) (top + ph - log10((ms) / ymin) / decades * ph)
+			x = left + 12 + octave / octaves * (pw - 24);
+			ms = median_of(c, (enum moment)m);
+			y = Y(ms);
+			snprintf(points + strlen(points), sizeof(points) - strlen(points), "%.1f,%.1f ", x, y);
+			fprintf(f, "<line class='q c%d' x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f'/>"
+				"<path class='m%d' transform='translate(%.1f %.1f)' d='%s'/>\n", i, x, x,
+				Y(quantile(c->ms[m], c->n, .25)), Y(quantile(c->ms[m], c->n, .75)),
+				i, x, y, lines[i].marker);
+#undef Y
+		}
+		at = y + 4 > at + 18 ? y + 4 : at + 18;
+		fprintf(f, "<polyline class='l c%d' points='%s'/>\n"
+			"<text class='b m%d' x='%.1f' y='%.1f'>%s: %.*f ms</text>\n", i, points,
+			i, left + pw + 10, at, lines[i].label, ms < 1 ? 2 : ms < 10, ms);
 	}
 	fprintf(f, "</svg>\n");
 	fclose(f);
@@ -601,13 +693,14 @@ static void interrupt(int sig)
 /* Returns how many rounds there were, for ^C ends it after one. */
 static int measure(const char *csv, const char *machine, int rounds)
 {
-	int round, i, j, order[MAX_CASES];
+	int round, i, j, m, order[MAX_CASES];
+	double ms[MOMENTS];
 	struct bench_case *c;
 	FILE *f = fopen(csv, "w");
 
 	if (!f)
 		die(csv);
-	fprintf(f, "# %s\nvariant,mib,threads,huge,busy,round,exit_ms,back_ms\n", machine);
+	fprintf(f, "# %s\nvariant,mib,memory,threads,busy,round,exit_ms,lock_ms,socket_ms,back_ms\n", machine);
 	for (round = 0; round < rounds && !enough; round++) {
 		for (i = 0; i < ncases; i++) {
 			j = rand() % (i + 1);
@@ -620,9 +713,12 @@ static int measure(const char *csv, const char *machine, int rounds)
 				fprintf(stderr, "\rround %d of %d, case %d of %d ", round + 1, rounds, i + 1, ncases);
 			/* All is asleep, or busy, by then; and as cold for an empty process,
 			 * made a moment ago, as for one that took seconds to fill. */
-			run(c, 100000, &c->exit[c->n], &c->back[c->n]);
-			fprintf(f, "%s,%ld,%d,%d,%d,%d,%.3f,%.3f\n", variant_name[c->variant], c->mib, c->threads,
-				c->huge, c->busy, round, c->exit[c->n], c->back[c->n]);
+			run(c, 100000, ms);
+			fprintf(f, "%s,%ld,%s,%d,%d,%d", variant_name[c->variant], c->mib, memory_name[c->memory],
+				c->threads, c->busy, round);
+			for (m = 0; m < MOMENTS; m++)
+				fprintf(f, ",%.3f", c->ms[m][c->n] = ms[m]);
+			fputc('\n', f);
 			c->n++;
 		}
 		fflush(f);
@@ -636,31 +732,67 @@ static int measure(const char *csv, const char *machine, int rounds)
 static void table(void)
 {
 	const struct bench_case *c;
-	int i;
+	char text[64];
+	int i, m;
 
-	printf("\n%-29s %6s %7s %5s %4s   %-26s %s\n", "", "MiB", "threads", "pages", "CPUs",
-		"exit: median (quartiles)", "back: median (quartiles), ms");
+	printf("\nms: median (quartiles)\n%-29s %6s %7s %6s %4s ", "", "MiB", "threads", "memory", "CPUs");
+	for (m = 0; m < MOMENTS; m++)
+		printf("  %-*s", m < BACK ? 24 : 0, moment_name[m]);
+	printf("\n");
 	for (i = 0; i < ncases; i++) {
-		char text[2][64];
-
 		c = &cases[i];
-		snprintf(text[0], 64, "%.2f (%.2f - %.2f)", exit_of(c), quantile(c->exit, c->n, .25),
-			quantile(c->exit, c->n, .75));
-		snprintf(text[1], 64, "%.1f (%.1f - %.1f)", back_of(c), quantile(c->back, c->n, .25),
-			quantile(c->back, c->n, .75));
-		printf("%-29s %6ld %7d %5s %4s   %-26s %s\n", variant_name[c->variant], c->mib, c->threads,
-			c->huge ? "huge" : "4K", c->busy ? "busy" : "idle", text[0], text[1]);
+		printf("%-29s %6ld %7d %6s %4s ", variant_name[c->variant], c->mib, c->threads,
+			memory_name[c->memory], c->busy ? "busy" : "idle");
+		for (m = 0; m < MOMENTS; m++) {
+			snprintf(text, sizeof(text), "%.2f (%.2f - %.2f)", median_of(c, (enum moment)m),
+				quantile(c->ms[m], c->n, .25), quantile(c->ms[m], c->n, .75));
+			printf("  %-*s", m < BACK ? 24 : 0, text);
+		}
+		printf("\n");
 	}
+}
+
+/* The goals are for 4 GiB and two threads, and with less there are none. */
+static void restart_figures(long big, long largest)
+{
+	const struct bench_case *empty = find(0, PLAIN, 1, SMALL, 0);
+	const struct bench_case *c = find(big, RAM_THREADS, 1, SMALL, 0);
+	const struct bench_case *plain = find(big, PLAIN, 1, SMALL, 0);
+	const int full = big == 4096, goals = full && helper_threads == 2;
+	char text[128];
+	long mib;
+
+	printf("\nWith the RAM given, %d threads; %ld GiB:\n", helper_threads, big / 1024);
+	ratio("exit / an empty process", exit_of(c), exit_of(empty), goals * 1.2);
+	ratio("exit / an empty process, every CPU busy", exit_of(find(big, RAM_THREADS, 1, SMALL, 1)),
+		exit_of(find(0, PLAIN, 1, SMALL, 1)), goals * 1.2);
+	ratio("lock free / exit of a plain one", median_of(c, AT_LOCK), exit_of(plain), full * .02);
+	ratio("socket free / exit of a plain one", median_of(c, AT_SOCKET), exit_of(plain), 0);
+	for (mib = 1024; mib <= largest; mib *= 2) {
+		c = find(mib, RAM_THREADS, 1, SMALL, 0);
+		if (!c)
+			continue;
+		snprintf(text, sizeof(text), "lock free, %ld GiB: ms later than an empty process ends", mib / 1024);
+		figure(text, median_of(c, AT_LOCK) - exit_of(empty), 3);
+		snprintf(text, sizeof(text), "socket free, %ld GiB: ms later than an empty process's", mib / 1024);
+		if (have_ring)
+			figure(text, median_of(c, AT_SOCKET) - median_of(empty, AT_SOCKET), 3);
+	}
+	c = find(big, RAM_THREADS, 1, SMALL, 0);
+	ratio("memory back / plain", back_of(c), back_of(plain), goals * .6);
+	ratio("memory back, 1 thread / plain", back_of(find(big, RAM, 1, SMALL, 0)), back_of(plain), 0);
+	ratio("exit: 1 GiB in a memfd that the helper keeps / without helper",
+		exit_of(find(1024, HELPER, 1, IN_FILE, 0)), exit_of(find(1024, PLAIN, 1, IN_FILE, 0)), .05);
 }
 
 int main(int argc, char **argv)
 {
-	static double few[MAX_ROUNDS], many[MAX_ROUNDS];
+	static double few[MAX_ROUNDS], many[MAX_ROUNDS], low[MAX_ROUNDS], high[MAX_ROUNDS];
 	const char *csv = "bench.csv", *svg = "bench.svg";
 	double stolen[2], total[2], spread, worst = 0;
 	int rounds = 20, i, n, opt, late = 0;
 	struct bench_case *c, *p;
-	long largest = 0, mib;
+	long largest = 0, room = free_mib(), big, mib;
 	struct utsname u;
 	char machine[256];
 
@@ -678,12 +810,13 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (!largest)
-		largest = meminfo_mib("MemAvailable") / 10 * 9;
+		largest = room / 10 * 9;
 	for (mib = 1024; mib * 2 <= largest; mib *= 2)
 		;
 	largest = mib;
-	if (largest > meminfo_mib("MemAvailable") / 10 * 9) {
-		fprintf(stderr, "bench: needs %ld MiB of free memory\n", largest);
+	big = largest < 4096 ? largest : 4096;
+	if (room >= 0 && largest > room / 10 * 9) {
+		fprintf(stderr, "bench: needs %ld MiB of free memory, and a tenth more\n", largest);
 		return 1;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -692,89 +825,100 @@ int main(int argc, char **argv)
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	unmappers = cpus < 64 ? cpus : 64;
+	snprintf(with_threads, sizeof(with_threads), "async_teardown ram %d threads", helper_threads);
 	uname(&u);
 	u.release[strcspn(u.release, "-")] = 0;	/* without the builder's suffix */
 	snprintf(machine, sizeof(machine), "Linux %.64s, %.32s, %d CPUs, %ld MiB of memory",
 		u.release, u.machine, cpus, meminfo_mib("MemTotal"));
 	printf("%s\n", machine);
 
-	add(0, PLAIN, 1, 0, 0);
-	add(0, HELPER, 1, 0, 0);
-	for (mib = 256; mib < largest; mib *= 4) {
-		add(mib, PLAIN, 1, 0, 0);
-		add(mib, HELPER, 1, 0, 0);
+	for (mib = 0; mib <= largest; mib = !mib ? 256 : mib < largest && mib * 4 > largest ? largest : mib * 4) {
+		add(mib, PLAIN, 1, SMALL, 0);
+		add(mib, HELPER, 1, SMALL, 0);
+		add(mib, RAM_THREADS, 1, SMALL, 0);
 	}
-	add(largest, PLAIN, 1, 0, 0);
-	add(largest, HELPER, 1, 0, 0);
-	if (largest >= 8192)
-		add(8192, HELPER, 1, 0, 0);
-	add(0, NAIVE, 1, 0, 0);
-	if (largest >= 4096)
-		add(4096, NAIVE, 1, 0, 0);
-	add(1024, FALLBACK, 1, 0, 0);
-	add(1024, NAIVE, 1, 0, 0);
-	add(1024, UNMAP, 1, 0, 0);
-	add(1024, PLAIN, 1, 1, 0);
-	add(1024, HELPER, 1, 1, 0);
-	for (i = 4; i <= 64; i *= 16) {
-		add(512, PLAIN, i, 0, 0);
-		add(512, HELPER, i, 0, 0);
-		add(512, FALLBACK, i, 0, 0);
-		add(512, NAIVE, i, 0, 0);
+	if (largest >= 8192) {
+		add(8192, HELPER, 1, SMALL, 0);
+		add(8192, RAM_THREADS, 1, SMALL, 0);
 	}
-	add(512, PLAIN, 1, 0, 1);
-	add(512, HELPER, 1, 0, 1);
-	add(512, FALLBACK, 1, 0, 1);
-	add(512, NAIVE, 1, 0, 1);
+	add(big, RAM, 1, SMALL, 0);
+	add(0, PLAIN, 1, SMALL, 1);
+	add(0, RAM_THREADS, 1, SMALL, 1);
+	add(big, RAM_THREADS, 1, SMALL, 1);
+	add(1024, PLAIN, 1, IN_FILE, 0);
+	add(1024, HELPER, 1, IN_FILE, 0);
+	add(0, NAIVE, 1, SMALL, 0);
+	add(big, NAIVE, 1, SMALL, 0);
+	add(1024, FALLBACK, 1, SMALL, 0);
+	add(1024, NAIVE, 1, SMALL, 0);
+	add(1024, UNMAP, 1, SMALL, 0);
+	add(1024, PLAIN, 1, BIG, 0);
+	add(1024, HELPER, 1, BIG, 0);
+	add(1024, RAM_THREADS, 1, BIG, 0);
+	for (i = 4; i <= 64; i *= 16)
+		for (n = PLAIN; n <= NAIVE; n++)
+			if (n != RAM)
+				add(512, (enum variant)n, i, SMALL, 0);
+	for (n = PLAIN; n <= NAIVE; n++)
+		if (n != RAM)
+			add(512, (enum variant)n, 1, SMALL, 1);
 
 	cpu_times(&stolen[0], &total[0]);
 	rounds = measure(csv, machine, rounds);
 	cpu_times(&stolen[1], &total[1]);
 	printf("%d rounds\n", rounds);
 	table();
-	plot(svg, csv, largest, machine);
+	plot(svg, largest, rounds, machine);
 
 	printf("\nRatios of medians:\n");
-	p = find(0, PLAIN, 1, 0, 0);
+	p = find(0, PLAIN, 1, SMALL, 0);
 	ratio("exit: 4 GiB with the helper / an empty process",
-		exit_of(find(4096, HELPER, 1, 0, 0)), exit_of(p), 1.5);
+		exit_of(find(4096, HELPER, 1, SMALL, 0)), exit_of(p), 1.5);
 	ratio("exit: 8 GiB / 1 GiB, with the helper",
-		exit_of(find(8192, HELPER, 1, 0, 0)), exit_of(find(1024, HELPER, 1, 0, 0)), 1.2);
+		exit_of(find(8192, HELPER, 1, SMALL, 0)), exit_of(find(1024, HELPER, 1, SMALL, 0)), 1.2);
 	ratio("exit: 4 GiB, plain / with the helper (how many times sooner)",
-		exit_of(find(4096, PLAIN, 1, 0, 0)), exit_of(find(4096, HELPER, 1, 0, 0)), 0);
+		exit_of(find(4096, PLAIN, 1, SMALL, 0)), exit_of(find(4096, HELPER, 1, SMALL, 0)), 0);
 	back_ratio("4 GiB, 1 thread", 4096, HELPER, 1, 0, 1.1);
 	back_ratio("512 MiB, 64 threads", 512, HELPER, 64, 0, 1.1);
+	back_ratio("512 MiB, 64 threads", 512, RAM_THREADS, 64, 0, 1.1);
 	back_ratio("512 MiB, 64 threads", 512, FALLBACK, 64, 0, 1.1);
 	back_ratio("512 MiB, 64 threads", 512, NAIVE, 64, 0, 0);
 	back_ratio("512 MiB, every CPU busy", 512, HELPER, 1, 1, 1.25);
+	back_ratio("512 MiB, every CPU busy", 512, RAM_THREADS, 1, 1, 1.25);
+	restart_figures(big, largest);
 
 	for (i = 0; i < 5 * rounds && i < MAX_ROUNDS; i++) {
-		few[i] = start_us(3);
-		many[i] = start_us(10000);
+		few[i] = start_us(3, -1);
+		many[i] = start_us(10000, -1);
+		low[i] = start_us(10000, 3);
+		high[i] = start_us(10000, 9996);
 	}
-	printf("  start takes %.0f us with 3 descriptors, %.0f us with 10000 (medians)\n",
-		median(few, i), median(many, i));
-	ratio("start: 10000 descriptors / 3", median(many, i), median(few, i), 1.2);
+	printf("\nstart, with 3 descriptors: %.0f us; with 10000: %.0f us\n", median(few, i), median(many, i));
+	ratio("10000 descriptors / 3", median(many, i), median(few, i), 1.2);
+	ratio("10000, four of the first kept / 3", median(low, i), median(few, i), 1.2);
+	ratio("10000, the last four kept / 3", median(high, i), median(few, i), 0);
 
 	printf("\nCounts, all of which should be 0:\n");
 	for (i = 4; i <= 64; i *= 16)
 		for (n = HELPER; n <= FALLBACK; n++)
-			printf("  synchronous teardowns in %d runs, %2d threads, %-28s %8d\n", 25 * rounds, i,
+			if (n != RAM)
+				printf("  synchronous teardowns in %d runs, %2d threads, %-28s %14d\n", 25 * rounds, i,
 				variant_name[n], synchronous((enum variant)n, i, 25 * rounds));
-	printf("  wake-ups of an idle helper in 10 s %44ld\n", wakeups(10));
+	printf("  wake-ups of an idle helper in 10 s %50ld\n", wakeups(async_teardown_start, 10));
+	printf("  the same with %d threads %60ld\n", helper_threads, wakeups(start_threads, 10));
 	for (i = 0; i < ncases; i++) {
 		c = &cases[i];
-		if (c->variant != HELPER && c->variant != FALLBACK)
+		if (c->variant == PLAIN || c->variant > FALLBACK)
 			continue;
-		p = find(c->mib, PLAIN, c->threads, c->huge, c->busy);
+		p = find(c->mib, PLAIN, c->threads, c->memory, c->busy);
 		for (n = 0; p && n < c->n; n++)
-			late += c->back[n] > back_of(p) + 1000;
+			late += c->ms[BACK][n] > back_of(p) + 1000;
 	}
-	printf("  helpers still there a second after a plain exit's end %25d\n", late + stayed);
+	printf("  helpers still there a second after a plain exit's end %31d\n", late + stayed);
 
 	for (i = 0; i < ncases; i++) {
 		c = &cases[i];
-		spread = (quantile(c->back, c->n, .75) - quantile(c->back, c->n, .25)) / back_of(c);
+		spread = (quantile(c->ms[BACK], c->n, .75) - quantile(c->ms[BACK], c->n, .25)) / back_of(c);
 		if (c->variant == PLAIN && c->mib >= 512 && !c->busy && spread > worst)
 			worst = spread;
 	}
@@ -785,3 +929,5 @@ int main(int argc, char **argv)
 			100 * (stolen[1] - stolen[0]) / (total[1] - total[0]));
 	return 0;
 }
+
+#endif

@@ -1,10 +1,14 @@
 /*
  * demo - what async_teardown.h does for a process with much memory
  *
- * This is also the example.  A VMM needs three lines of it: the two below, and
- * the call of async_teardown_start in child().
+ * This is also the example.  A VMM needs the last three of the lines below, of which
+ * the first is for more than one thread, and what start_helper() does.
  */
 #define _GNU_SOURCE
+#define ASYNC_TEARDOWN_THREADS 2	/* free the RAM, when async_teardown_ram says where it is */
+#define ASYNC_TEARDOWN_IMPLEMENTATION
+#include "../async_teardown.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,160 +16,90 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#define ASYNC_TEARDOWN_IMPLEMENTATION
-#include "../async_teardown.h"
+#include "measure.h"
 
 static const char usage[] =
 	"usage: demo [-m MiB]\n"
-	"       demo -c [-m MiB] [-p] [-e exit|abort|segv]\n"
+	"       demo -c [-m MiB] [-p | -r] [-e exit|abort|segv]\n"
 	"\n"
-	"Fills memory, kills itself, and shows when its parent's wait returned and when\n"
-	"the memory was back: once plainly, once with async_teardown_start().\n"
-	"  -m MiB  how much memory; default: half of what is free, 8192 at most\n"
+	"Fills memory, kills itself, and shows when its parent's wait returned, when a\n"
+	"resource was free that it had held by a mapping, and when the memory was back:\n"
+	"plainly, with async_teardown_start(), and with async_teardown_ram() as well.\n"
+	"  -m MiB  how much memory; default: half of what is free, 8192 at most, and no\n"
+	"          more than can be filled in 10 seconds\n"
 	"  -c      be just the process with the memory: print vmm=PID helper=PID, wait\n"
 	"          for a line or the end of stdin, and end\n"
 	"  -p      without the helper (helper=0)\n"
+	"  -r      with async_teardown_ram()\n"
 	"  -e HOW  how to end; default: exit\n";
 
 struct options {
 	long mib;
-	int child, plain;
+	double seconds;		/* to fill it in; 0: as many as it takes */
+	int child, plain, ram;
 	const char *end;
 };
 
-struct result {
-	double reaped, back;	/* seconds since the kill; < 0: no result */
-};
-
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-/* --- how much memory there is ---------------------------------------- */
-
-static long mem_available_mib(void)
-{
-	char line[128];
-	long kib = 0;
-	FILE *f = fopen("/proc/meminfo", "r");
-
-	while (f && fgets(line, sizeof(line), f) && sscanf(line, "MemAvailable: %ld", &kib) != 1)
-		;
-	if (f)
-		fclose(f);
-	return kib / 1024;
-}
-
-static double number_in(const char *dir, const char *file)
-{
-	char path[1024];
-	double n = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, file);
-	f = fopen(path, "r");
-	if (f) {
-		if (fscanf(f, "%lf", &n) != 1)	/* such as "max" */
-			n = -1;
-		fclose(f);
-	}
-	return n;
-}
-
-/* The least room in a control group and those above it; they kill as well. */
-static double cgroup_room(const char *root, const char *path, const char *limit, const char *used)
-{
-	char dir[768];
-	double max, room = 1e18;
-	char *end;
-
-	snprintf(dir, sizeof(dir), "%s%s", root, path);
-	for (;;) {
-		max = number_in(dir, limit);
-		if (max >= 0 && max - number_in(dir, used) < room)
-			room = max - number_in(dir, used);
-		end = strrchr(dir, '/');
-		if (!end || strlen(dir) <= strlen(root))
-			return room;
-		*end = 0;
-	}
-}
-
-static long free_mib(void)
-{
-	static const char *const v2[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
-	double room = 1e18, r;
-	char line[512], *controllers, *path;
-	FILE *f = fopen("/proc/self/cgroup", "r");
-	long mib = mem_available_mib();
-	size_t i;
-
-	while (f && fgets(line, sizeof(line), f)) {	/* ID:CONTROLLERS:PATH */
-		line[strcspn(line, "\n")] = 0;
-		controllers = strchr(line, ':');
-		path = controllers ? strchr(controllers + 1, ':') : NULL;
-		if (!path)
-			continue;
-		*path++ = 0;
-		if (strstr(controllers, "memory")) {
-			r = cgroup_room("/sys/fs/cgroup/memory", path,
-				"memory.limit_in_bytes", "memory.usage_in_bytes");
-			room = r < room ? r : room;
-		}
-		for (i = 0; !controllers[1] && i < 2; i++) {
-			r = cgroup_room(v2[i], path, "memory.max", "memory.current");
-			room = r < room ? r : room;
-		}
-	}
-	if (f)
-		fclose(f);
-	return room / 1048576 < (double)mib ? (long)(room / 1048576) : mib;
-}
+static long *filled;		/* MiB; a page that is shared with the process */
 
 /* --- the process with the memory --------------------------------------- */
 
-static void fill(char *block, long mib)
+/* What a VMM does.  Returns the helper's PID, or 0. */
+static int start_helper(void *ram, size_t size, int with_ram)
 {
-	const int bar = 40;
-	int tty = isatty(2);
-	long i;
+	int helper;
 
-	for (i = 0; i < mib; i++) {
-		memset(block + ((size_t)i << 20), 0x5a, 1 << 20);
-		if (tty && (i % 64 == 63 || i == mib - 1))
-			fprintf(stderr, "\rfilling memory [%-*.*s] %ld MiB", bar, (int)(bar * (i + 1) / mib),
-				"########################################", i + 1);
+	if (with_ram)
+		async_teardown_ram(ram, size);
+	helper = async_teardown_start();
+	if (helper < 0) {	/* warn, and go on: it will die as slowly as before */
+		fprintf(stderr, "demo: no asynchronous teardown: %s\n", strerror(-helper));
+		return 0;
+	}
+	return helper;
+}
+
+static void fill(char *block, long mib, double seconds)
+{
+	const char *const bar = "########################################";
+	const double start = now_ms();
+	const int tty = isatty(2);
+	long i, end = mib;
+
+	for (i = 1; i <= end; i++) {
+		memset(block + ((size_t)(i - 1) << 20), 0x5a, 1 << 20);
+		if (seconds > 0 && now_ms() - start > seconds * 1e3)
+			end = i;
+		if (tty && (i % 64 == 0 || i == end))
+			fprintf(stderr, "\rfilling memory [%-40.*s] %ld MiB", (int)(40 * i / mib), bar, i);
 	}
 	if (tty)
 		fprintf(stderr, "\r%70s\r", "");
+	*filled = end;
 }
 
 /* Does not return. */
-static void child(const struct options *o, FILE *report)
+static void child(const struct options *o, const struct resource *resource, FILE *report)
 {
+	const size_t size = (size_t)o->mib << 20;
 	int helper = 0;
-	char *block;
+	char *ram;
 
 	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);	/* 4 KiB pages, the slow case */
-	block = malloc((size_t)o->mib << 20);
-	if (!block) {
+	if (resource && resource_hold(resource)) {
+		perror("demo: cannot lock a file");
+		exit(1);
+	}
+	ram = malloc(size);
+	if (!ram) {
 		fprintf(stderr, "demo: cannot allocate %ld MiB: %s\n", o->mib, strerror(errno));
 		exit(1);
 	}
-	fill(block, o->mib);
-
-	if (!o->plain) {
-		helper = async_teardown_start();
-		if (helper < 0)	/* a VMM would warn, and go on */
-			fprintf(stderr, "demo: no asynchronous teardown: %s\n", strerror(-helper));
-	}
+	fill(ram, o->mib, o->seconds);
+	if (!o->plain)
+		helper = start_helper(ram, size, o->ram);
 
 	fprintf(report, "vmm=%d helper=%d\n", (int)getpid(), helper);
 	fflush(report);
@@ -180,102 +114,125 @@ static void child(const struct options *o, FILE *report)
 
 /* --- the supervisor ---------------------------------------------------- */
 
-static struct result measure(struct options o, int plain)
+static struct way {
+	const char *name;
+	int plain, ram;
+	double reaped, free, back;	/* ms since the kill */
+} ways[] = {
+	{ "plain", 1, 0, 0, 0, 0 },
+	{ "async_teardown_start()", 0, 0, 0, 0, 0 },
+	{ "and async_teardown_ram()", 0, 1, 0, 0, 0 },
+};
+enum { WAYS = sizeof(ways) / sizeof(ways[0]) };
+
+/* Returns what was held, or NULL if that has failed. */
+static const char *measure(struct way *w, struct options o)
 {
-	struct result r = { -1, -1 };
-	long before = mem_available_mib();
+	const long before = meminfo_mib("MemAvailable");
+	struct resource resource;
 	int report[2], hold[2], vmm, helper;
 	double killed, gone;
 	char line[64];
 	FILE *f;
 	pid_t pid;
 
-	o.plain = plain;
-	if (pipe(report) || pipe(hold) || (pid = fork()) < 0) {
+	o.plain = w->plain;
+	o.ram = w->ram;
+	fflush(stdout);
+	if ((resource_make(&resource, SOCKET) && resource_make(&resource, LOCK)) ||
+	    pipe(report) || pipe(hold) || (pid = fork()) < 0) {
 		perror("demo");
-		return r;
+		return NULL;
 	}
 	if (!pid) {
 		dup2(hold[0], 0);	/* has no end while this supervisor lives */
 		close(hold[1]);
 		close(report[0]);
-		child(&o, fdopen(report[1], "w"));
+		child(&o, &resource, fdopen(report[1], "w"));
 	}
 	close(report[1]);
 	close(hold[0]);
 	f = fdopen(report[0], "r");
 	if (!f || !fgets(line, sizeof(line), f) ||
-	    sscanf(line, "vmm=%d helper=%d", &vmm, &helper) != 2 || helper < 0) {
+	    sscanf(line, "vmm=%d helper=%d", &vmm, &helper) != 2 || resource_watch(&resource)) {
 		fputs("demo: the process with the memory has failed\n", stderr);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
-		return r;
+		return NULL;
 	}
 	fclose(f);
+	usleep(100000);		/* all is asleep by then */
 
-	killed = now();
+	killed = now_ms();
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	r.reaped = now() - killed;
+	w->reaped = now_ms() - killed;
 
 	/* The helper is our child now, for we are the subreaper. */
 	alarm(600);
 	while (waitpid(-1, NULL, __WALL) > 0)
 		;
+	gone = w->back = now_ms() - killed;
+	w->free = resource_wait(&resource) - killed;
 	alarm(0);
-	gone = r.back = now() - killed;
-	while (mem_available_mib() < before - o.mib / 10 - 64) {	/* others come and go */
-		if (now() - killed > gone + 1) {	/* others have it by now */
-			r.back = gone;
+	while (meminfo_mib("MemAvailable") < before - *filled / 10 - 64) {	/* others come and go */
+		if (now_ms() - killed > gone + 1000) {	/* others have it by now */
+			w->back = gone;
 			break;
 		}
 		usleep(1000);
-		r.back = now() - killed;
+		w->back = now_ms() - killed;
 	}
 	close(hold[1]);
-	return r;
+	return resource.kind == SOCKET ? "socket free" : "lock free";
 }
 
-static void row(const char *who, const char *what, double seconds, double longest)
+static void row(const char *who, const char *what, double ms, double longest)
 {
-	const int width = 44;
-	int n = (int)(seconds / longest * width + 0.5);
+	const int width = 40;
+	int n = (int)(ms / longest * width + 0.5);
 
-	printf("  %-22s %-13s %9.1f ms  %.*s\n", who, what, seconds * 1e3, n > 0 ? n : 1,
-		n > 0 ? "############################################" : "|");
+	printf("  %-24s  %-12s %8.1f ms  %.*s\n", who, what, ms, n > 0 ? n : 1,
+		n > 0 ? "########################################" : "|");
 }
 
-static int compare(const struct options *o)
+static int compare(struct options o)
 {
-	struct result plain, helped;
-	double longest;
+	const char *held = NULL;
+	double longest = 0;
+	struct way *w;
 
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	plain = measure(*o, 1);
-	if (plain.back < 0)
-		return 1;
-	helped = measure(*o, 0);
-	if (helped.back < 0)
-		return 1;
-	longest = plain.back > helped.back ? plain.back : helped.back;
+	for (w = ways; w < ways + WAYS; w++) {
+		printf("%s: filling %ld MiB%s ...\n", w->name, o.mib, o.seconds > 0 ? " or what 10 seconds are enough for" : "");
+		held = measure(w, o);
+		if (!held)
+			return 1;
+		o.mib = *filled;	/* the same for all */
+		o.seconds = 0;
+		longest = w->back > longest ? w->back : longest;
+		longest = w->free > longest ? w->free : longest;
+	}
 
-	printf("A process with %ld MiB of memory, in 4 KiB pages, is killed.\n\n", o->mib);
-	row("plain", "wait returns", plain.reaped, longest);
-	row("", "memory back", plain.back, longest);
-	row("async_teardown_start()", "wait returns", helped.reaped, longest);
-	row("", "memory back", helped.back, longest);
-	printf("\nIts parent can go on %.0f times sooner.\n", plain.reaped / helped.reaped);
+	printf("\nA process with %ld MiB of memory, in 4 KiB pages, was killed.\n\n", o.mib);
+	for (w = ways; w < ways + WAYS; w++) {
+		row(w->name, "wait returns", w->reaped, longest);
+		row("", held, w->free, longest);
+		row("", "memory back", w->back, longest);
+	}
+	printf("\nThe %s\n", held[0] == 's' ? "socket was polled by an io_uring of the process." :
+		"lock was on a file that the process had mapped.");
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	struct options o = { 0, 0, 0, "exit" };
+	struct options o = { 0, 0, 0, 0, 0, "exit" };
 	long room = free_mib();
 	char *end;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "m:cpe:")) != -1) {
+	while ((opt = getopt(argc, argv, "m:cpre:")) != -1) {
 		switch (opt) {
 		case 'm':
 			errno = 0;
@@ -289,6 +246,9 @@ int main(int argc, char **argv)
 		case 'p':
 			o.plain = 1;
 			break;
+		case 'r':
+			o.ram = 1;
+			break;
 		case 'e':
 			o.end = optarg;
 			if (strcmp(o.end, "exit") && strcmp(o.end, "abort") && strcmp(o.end, "segv"))
@@ -301,16 +261,23 @@ int main(int argc, char **argv)
 	if (optind < argc)
 		goto usage;
 
-	if (!o.mib)
-		o.mib = room / 2 < 8192 ? room / 2 : 8192;
-	if (o.mib < 1 || o.mib > room - room / 10) {
+	if (!o.mib) {
+		o.mib = room < 0 ? 256 : room / 2 < 8192 ? room / 2 : 8192;
+		o.seconds = 10;
+	}
+	if (room >= 0 && (o.mib < 1 || o.mib > room - room / 10)) {
 		fprintf(stderr, "demo: %ld MiB is too much: %ld MiB are free, and a tenth of that is spared\n",
 			o.mib, room);
 		return 1;
 	}
+	filled = mmap(NULL, sizeof(*filled), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (filled == MAP_FAILED) {
+		perror("demo");
+		return 1;
+	}
 	if (o.child)
-		child(&o, stdout);
-	return compare(&o);
+		child(&o, NULL, stdout);
+	return compare(o);
 usage:
 	fputs(usage, stderr);
 	return 2;

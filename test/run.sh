@@ -473,9 +473,9 @@ section_demo() {
 		echo "$the_end"
 	)"
 
-	report 'demo: both runs, a table' "$(
+	report 'demo: three runs, a table' "$(
 		"$BUILD/demo" -m 64 >"$tmp/out" 2>"$tmp/err" </dev/null || echo "status $?"
-		[ "$(grep -c ' ms ' "$tmp/out")" = 4 ] || echo 'not four results'
+		[ "$(grep -c ' ms ' "$tmp/out")" = 9 ] || echo 'not nine results'
 		[ ! -s "$tmp/err" ] || cat "$tmp/err"
 		echo "$the_end"
 	)"
