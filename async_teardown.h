@@ -1237,11 +1237,13 @@ ATD_FN int atd_survey(void)
 	const unsigned long data = (unsigned long)atd_arg(&atd_shared);
 	struct atd_area *a = &atd_shared.area[ATD_RANGES];
 	unsigned long page = 4096;
-	int i, n = 0;
+	int i, any = 0;
 
+	for (i = 0; i < ATD_RANGES; i++)
+		any |= atd_shared.area[i].to != 0;
 	a->from = (unsigned long)atd_arg(atd_image_start);
 	a->to = (unsigned long)atd_arg(atd_image_end);
-	if (!a->from || code < a->from || code >= a->to ||
+	if (!any || !a->from || code < a->from || code >= a->to ||
 	    data < a->from || data + sizeof(atd_shared) > a->to)
 		return 0;
 
@@ -1257,9 +1259,8 @@ ATD_FN int atd_survey(void)
 		a->to = (a->to + page - 1) & -page;
 		if (!a->to)	/* rounded up past the top */
 			a->to = -page;
-		n++;
 	}
-	return n > 1;
+	return 1;
 }
 
 /*

@@ -689,9 +689,9 @@ traced() {
 	helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
 	sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' | sed 's/(.*//' >"$tmp/calls"
 	[ -s "$tmp/calls" ] || echo 'nothing traced'
-	# capset, no_new_privs and the filter itself end the set-up
+	# Of the set-up, capset, no_new_privs, the filter and a first getppid are the end.
 	sed '/^capset$/q' "$tmp/calls" | grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|rt_sigprocmask\|capget\|capset\|prlimit64'
-	got=$(sed '1,/^capset$/d' "$tmp/calls" | sed 1,2d | uniq | tr '\n' ' ')
+	got=$(sed '1,/^capset$/d' "$tmp/calls" | sed '1,/^getppid$/d' | uniq | tr '\n' ' ')
 	echo "$got" | grep -qx "$want" || echo "after its filter: $got"
 	# The one that clones it is a thread, which has no area for restartable sequences.
 	thread=$(sed -n "s/^$vmm .*CLONE_THREAD.* = \([0-9]*\)$/\1/p; s/^$vmm .*clone resumed.* = \([0-9]*\)$/\1/p" "$tmp/trace" | tail -n 1)
@@ -706,9 +706,9 @@ section_tools() {
 		report "$name" "$(
 			st="strace -f -qq -o $tmp/trace"
 			# shellcheck disable=SC2086
-			traced 'getppid ppoll \(kill ppoll \)*\(kill \)\?exit_group ' env $st "$BUILD/demo" -c -m 16
+			traced 'ppoll \(kill ppoll \)*\(kill \)\?exit_group ' env $st "$BUILD/demo" -c -m 16
 			# shellcheck disable=SC2086
-			traced 'getppid \(unshare rt_sigtimedwait \(getppid \)*\)*\(getppid \)\?\(unshare \(ppoll unshare \)*\)\(kill \(ppoll kill \)*\)\(ppoll \)\?exit_group ' \
+			traced '\(getppid unshare rt_sigtimedwait \)*getppid unshare \(ppoll unshare \)*kill \(ppoll kill \)*\(ppoll \)\?exit_group ' \
 				"$BUILD/deny" ENOSYS pidfd_open,close_range $st "$BUILD/demo" -c -m 16
 			echo "$the_end"
 		)"
@@ -730,6 +730,28 @@ section_tools() {
 		fi
 	done
 
+	name='LD_PRELOAD: the recipe of the README, on sleep'
+	report "$name" "$(
+		exec 2>&1
+		mkdir -p "$tmp/preload"
+		sed -n '/^\/\* cc -O2 -shared/,/^```/p' README.md | sed '/^```/d' >"$tmp/preload/preload.c"
+		$CC -O2 -shared -fPIC -I. -o "$tmp/preload/libatd.so" "$tmp/preload/preload.c" || echo "$CC fails"
+		ATD_FOR=sleep LD_PRELOAD=$tmp/preload/libatd.so sh -c 'exec sleep 1000' &
+		vmm=$!
+		# shellcheck disable=SC2317	# until_ok calls it
+		preloaded() { helper=$(grep -lsx "cleanup/$vmm" /proc/[0-9]*/comm | tr -dc '0-9\n'); [ "$helper" ]; }
+		until_ok preloaded || echo 'no helper'
+		[ "$(echo "$helper" | wc -l)" = 1 ] || echo "helpers: $helper"
+		send STOP "$helper" "cleanup/$vmm"
+		until_ok is_in "$helper" T
+		send KILL $vmm sleep
+		wait $vmm 2>/dev/null
+		is_in "$helper" T || echo 'the helper has not outlived it'
+		send CONT "$helper" "cleanup/$vmm"
+		until_ok is_gone "$helper" || echo 'the helper stays'
+		echo "$the_end"
+	)"
+
 	name='make: install, musl, a copy alone in a directory, a BUILD with a blank'
 	report "$name" "$(
 		exec 2>&1
@@ -743,7 +765,7 @@ section_tools() {
 		echo "$the_end"
 	)"
 }
-count_tools() { echo 5; }
+count_tools() { echo 6; }
 
 # --- all of it ------------------------------------------------------------------
 

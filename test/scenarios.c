@@ -987,6 +987,35 @@ static const char *frozen(void)
 	return NULL;
 }
 
+static void start_in_cgroup(void) { MUST(join(getpid())); start(); }
+
+/* As a supervisor does it whose unit has to be empty when the VMM is gone. */
+static const char *other_cgroup(void)
+{
+	static const char *const roots[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL };
+	char vmms[sizeof(sh->cgroup)], path[192];
+	pid_t helper;
+	FILE *f;
+
+	if (!make_cgroup(roots, "cgroup.procs"))
+		SKIP("no control group of version 2 can be made");
+	TRY(spawn(start_in_cgroup));
+	helper = sh->helper;
+	snprintf(vmms, sizeof(vmms), "%.100s", sh->cgroup);
+	strncat(sh->cgroup, "-teardown", sizeof(sh->cgroup) - strlen(sh->cgroup) - 1);
+	CHECK(!mkdir(sh->cgroup, 0755) && join(helper));
+	CHECK(freeze(helper));
+	snprintf(path, sizeof(path), "%s/cgroup.kill", vmms);	/* Linux 5.14 */
+	f = fopen(path, "w");
+	CHECK(f ? fputs("1", f) >= 0 && !fclose(f) : by_kill());
+	CHECK(reap(vmm, NULL) && mm_held());
+	CHECK(UNTIL(deadline, !rmdir(vmms)));	/* empty, with the helper still at work */
+	CHECK(state(helper) == 'T');
+	CHECK(!signal_one(helper, SIGCONT) && gone(helper));
+	CHECK(UNTIL(deadline, !rmdir(sh->cgroup)));
+	return NULL;
+}
+
 /* --- how a helper lives ----------------------------------------------- */
 
 static void restart(void)
@@ -3294,6 +3323,7 @@ static const struct {
 	{ "wait_loops", wait_loops, "wait and SIGCHLD never tell of the helper's end" },
 	{ "oom", oom, "OOM kill in a control group: both gone" },
 	{ "frozen", frozen, "frozen and thawed with its control group" },
+	{ "other_cgroup", other_cgroup, "the helper in another control group: the VMM's is empty, killed and removed" },
 	{ "helper_killed", helper_killed, "helper killed: VMM undisturbed, next start makes another" },
 	{ "signals", signals, "every other signal: stays" },
 	{ "stopped_in_pause", stopped_in_pause, "stopped and continued on its way out" },
