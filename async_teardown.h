@@ -433,10 +433,10 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "rcx", "r11", "cc", "memory");
 	return nr;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register void (*fn)(void) __asm__("r9") = entry;
-	register int *r10 __asm__("r10") = tid;
+	register long r10 __asm__("r10") = tid;
 	long ret = __NR_clone;
 
 	__asm__ volatile(
@@ -463,7 +463,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "cc", "memory");
 	return nr;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	long ret = __NR_clone;
 
@@ -498,12 +498,12 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "cc", "memory");
 	return x0;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long x8 __asm__("x8") = __NR_clone;
 	register long x0 __asm__("x0") = flags;
 	register void *x1 __asm__("x1") = stack;
-	register int *x4 __asm__("x4") = tid;
+	register long x4 __asm__("x4") = tid;
 	register void (*fn)(void) __asm__("x9") = entry;
 
 	__asm__ volatile(
@@ -541,13 +541,13 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "ip", "cc", "memory");
 	return r0;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long r0 __asm__("r0") = flags;
 	register void *r1 __asm__("r1") = stack;
 	register long nr __asm__("r2") = __NR_clone;
 	register void (*fn)(void) __asm__("r3") = entry;
-	register int *r4 __asm__("r4") = tid;
+	register long r4 __asm__("r4") = tid;
 
 	__asm__ volatile(
 		"mov ip, r7\n\t"
@@ -583,12 +583,12 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "memory");
 	return a0;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long a7 __asm__("a7") = __NR_clone;
 	register long a0 __asm__("a0") = flags;
 	register void *a1 __asm__("a1") = stack;
-	register int *a4 __asm__("a4") = tid;
+	register long a4 __asm__("a4") = tid;
 	register void (*fn)(void) __asm__("a5") = entry;
 
 	__asm__ volatile(
@@ -622,12 +622,12 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "cc", "memory");
 	return r2;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long r1 __asm__("r1") = __NR_clone;
 	register long r2 __asm__("r2") = (long)stack;
 	register long r3 __asm__("r3") = flags;
-	register int *r5 __asm__("r5") = tid;
+	register long r5 __asm__("r5") = tid;
 	register void (*fn)(void) __asm__("r7") = entry;
 
 	__asm__ volatile(
@@ -666,12 +666,12 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		: "r8", "r9", "r10", "r11", "r12", "ctr", "cr0", "xer", "memory");
 	return r3;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long r0 __asm__("r0") = __NR_clone;
 	register long r3 __asm__("r3") = flags;
 	register void *r4 __asm__("r4") = stack;
-	register int *r7 __asm__("r7") = tid;
+	register long r7 __asm__("r7") = tid;
 	register void (*fn)(void) __asm__("r14") = entry;
 
 	__asm__ volatile(
@@ -712,12 +712,12 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		  "memory");
 	return a0;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long a7 __asm__("$a7") = __NR_clone;
 	register long a0 __asm__("$a0") = flags;
 	register void *a1 __asm__("$a1") = stack;
-	register int *a3 __asm__("$a3") = tid;
+	register long a3 __asm__("$a3") = tid;
 	register void (*fn)(void) __asm__("$a5") = entry;
 
 	__asm__ volatile(
@@ -753,13 +753,13 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 		  "$25", "hi", "lo", "memory");
 	return a3 ? -v0 : v0;
 }
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), int *tid)
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	register long v0 __asm__("$2") = __NR_clone;
 	register long a0 __asm__("$4") = flags;
 	register void *a1 __asm__("$5") = stack;
 	register long a3 __asm__("$7");
-	register int *a4 __asm__("$8") = tid;
+	register long a4 __asm__("$8") = tid;
 	register void (*fn)(void) __asm__("$16") = entry;
 
 	__asm__ volatile(
@@ -847,7 +847,7 @@ enum {
 struct atd_sigset { unsigned long bits[ATD_SIGSET_BYTES / sizeof(long)]; };
 struct atd_timespec { long sec, nsec; };
 struct atd_itimerspec { struct atd_timespec interval, value; };
-struct atd_sigevent { void *value; int signo, notify; char unused[64]; };
+struct atd_sigevent { long value; int signo, notify; char unused[64]; };
 struct atd_pollfd { int fd; short events, revents; };
 struct atd_rlimit { unsigned long long cur, max; };
 struct atd_cap_header { unsigned int version; int pid; };
@@ -1243,8 +1243,8 @@ ATD_FN int atd_survey(void)
 		any |= atd_shared.area[i].to != 0;
 	a->from = (unsigned long)atd_arg(atd_image_start);
 	a->to = (unsigned long)atd_arg(atd_image_end);
-	if (!any || !a->from || code < a->from || code >= a->to ||
-	    data < a->from || data + sizeof(atd_shared) > a->to)
+	if (!any || !a->from || code - a->from >= a->to - a->from ||
+	    data - a->from >= a->to - a->from)
 		return 0;
 
 	/* To advise of no bytes is right at every multiple of the page size. */
@@ -1330,20 +1330,19 @@ ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 /* Unmaps everything but the RAM and the image. */
 ATD_FN void atd_release(void)
 {
-	const struct atd_area *a, *next;
+	const struct atd_area *const area = atd_shared.area;
 	unsigned long from = 0;
-	int i;
+	int i, next;
 
 	do {
-		next = 0;
-		for (i = 0; i <= ATD_RANGES; i++) {
-			a = &atd_shared.area[i];
-			if (a->to > from && (!next || a->from < next->from))
-				next = a;
-		}
-		if ((!next || next->from > from) && !atd_unmap(from, next ? next->from : 0))
+		next = -1;
+		for (i = 0; i <= ATD_RANGES; i++)
+			if (area[i].to > from && (next < 0 || area[i].from < area[next].from))
+				next = i;
+		if ((next < 0 || area[next].from > from) &&
+		    !atd_unmap(from, next < 0 ? 0 : area[next].from))
 			return;
-		from = next ? next->to : 0;
+		from = next < 0 ? 0 : area[next].to;
 	} while (from);
 }
 
@@ -1662,10 +1661,9 @@ static void atd_main(void)
  * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
  * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
  */
-static long atd_sigmask(long how, struct atd_sigset *set, struct atd_sigset *old)
+static long atd_sigmask(long how, const struct atd_sigset *set, long old)
 {
-	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), atd_arg(old),
-		ATD_SIGSET_BYTES, 0);
+	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), old, ATD_SIGSET_BYTES, 0);
 }
 
 static long atd_enter(struct atd_sigset *old, int self)
@@ -1683,10 +1681,10 @@ static long atd_enter(struct atd_sigset *old, int self)
 		all.bits[i] = ~0UL;
 		old->bits[i] = was.bits[i] = 0;
 	}
-	ret = atd_sigmask(ATD_SIG_BLOCK, &all, old);
+	ret = atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(old));
 	if (ret == 0) {
 		all.bits[0] = ~sigsys | old->bits[0];
-		ret = atd_sigmask(ATD_SIG_SETMASK, &all, &was);
+		ret = atd_sigmask(ATD_SIG_SETMASK, &all, atd_arg(&was));
 	}
 	if (ret == 0 && !(was.bits[0] & sigsys)) {
 		atd_sigmask(ATD_SIG_SETMASK, old, 0);
@@ -1717,9 +1715,9 @@ static void atd_leave(struct atd_sigset *old)
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
 }
 
-ATD_FN long atd_wait(long pid, int *status)
+ATD_FN long atd_wait(long pid, long status)
 {
-	return atd_syscall(__NR_wait4, pid, atd_arg(status), ATD_WNOHANG | ATD_WCLONE, 0, 0);
+	return atd_syscall(__NR_wait4, pid, status, ATD_WNOHANG | ATD_WCLONE, 0, 0);
 }
 
 /* 1 if there is a helper, 0 if not, and then its stack is free. */
@@ -1740,7 +1738,7 @@ static long atd_running(int self)
 
 /* Kills the helper and reaps it; -ETIMEDOUT if it does not die, because it is
  * frozen, traced, or closes a file whose server does not answer. */
-ATD_FN long atd_end(int *status)
+ATD_FN long atd_end(long status)
 {
 	long ret, us = 0;
 
@@ -1773,14 +1771,14 @@ ATD_FN long atd_start_helper(void)
 		return ret;
 
 	pid = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_CHILD_CLEARTID,
-		atd_shared.stack + ATD_STACK - ATD_STACK_TOP, atd_main, &atd_shared.alive);
+		atd_shared.stack + ATD_STACK - ATD_STACK_TOP, atd_main, atd_arg(&atd_shared.alive));
 	if (pid < 0)
 		return pid;
 	atd_shared.pid = (int)pid;
 
 	/* Sleeps in turn, for a wake-up would be one more call in the filter. */
 	do {
-		dead = atd_wait(pid, &status);
+		dead = atd_wait(pid, atd_arg(&status));
 		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
 		if (dead || progress != ATD_SETTING_UP)
 			break;
@@ -1793,7 +1791,7 @@ ATD_FN long atd_start_helper(void)
 		return pid;
 
 	if (!dead) {
-		ret = atd_end(&status);
+		ret = atd_end(atd_arg(&status));
 		if (ret < 0)
 			return ret;
 	}
