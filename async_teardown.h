@@ -186,7 +186,7 @@
  *             the memory has no other user; it can be back 0.5 s later, more under
  *             load.  One thread frees the RAM.  An execve without stop is noticed [r]
  *     5.9     close_range.  Before: /proc/self/fd; without /proc a loop over a
- *             million numbers, 24 at a time [r]
+ *             million numbers, 16 at a time [r]
  *     5.16    what kills as if to dump core, also with RLIMIT_CORE 0 but not with
  *             PR_SET_DUMPABLE 0, no longer kills all that share the memory (kernel
  *             commit 0258b5fd7c71).  Before, after a SIGSEGV of the VMM the teardown
@@ -884,7 +884,8 @@ ATD_FN long atd_sleep_us(long us)
 	struct atd_timespec t;
 	long ret;
 
-	t.sec = 0;
+	for (t.sec = 0; us >= 1000000; t.sec++)
+		us -= 1000000;
 	t.nsec = us * 1000;
 	do	/* the call itself leaves in t what remains */
 		ret = atd_ppoll(0, 0, atd_arg(&t));
@@ -906,7 +907,8 @@ ATD_FN int atd_nap(long *us, long max)
 	return 1;
 }
 enum {
-	ATD_20_MS = 1250, ATD_1_S = 62500, ATD_10_S = 625000, ATD_20_S = 1250000
+	ATD_20_MS = 1250, ATD_250_MS = 15625, ATD_1_S = 62500,
+	ATD_10_S = 625000, ATD_20_S = 1250000, ATD_60_S = 3750000, ATD_300_S = 18750000
 };
 
 /*
@@ -925,7 +927,7 @@ enum {
 #if defined(__s390x__) || defined(__powerpc64__)	/* every frame has 100 bytes more */
 	ATD_STACK = 3072,
 #else
-	ATD_STACK = 1536,
+	ATD_STACK = 1280,
 #endif
 	/* The top of a stack is left free: s390x and ppc64 functions write to the
 	 * frame of their caller, which the first one does not have. */
@@ -944,11 +946,11 @@ static struct {
 	 * is on the stack may call memset for it; so what lies below the stack is
 	 * the helper's too. */
 	union {
-		char bytes[192];
+		char bytes[128];
 		struct atd_dirent dirent;
 		struct atd_cap_data caps[2];
 		struct atd_rlimit limit;
-		struct atd_pollfd watch[24];
+		struct atd_pollfd watch[16];
 		struct atd_sigevent event;
 	} scratch;
 #if ASYNC_TEARDOWN_THREADS > 1
@@ -1206,16 +1208,16 @@ ATD_FN __attribute__((noinline)) long atd_unshare_vm(void)
 	return atd_syscall(__NR_unshare, ATD_CLONE_VM, 0, 0, 0, 0);
 }
 
-/* Waits until that is so.  Not for ever: two helpers of one VMM would wait for each
- * other. */
-ATD_FN int atd_alone(void)
+/* Waits until that is so, and returns 0.  Not for ever: two helpers of one VMM would
+ * wait for each other.  Another error says that a filter refuses the question, as
+ * those of containers do. */
+ATD_FN long atd_wait_alone(void)
 {
-	long us = 200;
+	long ret, us = 200;
 
-	while (atd_unshare_vm() != 0)
-		if (!atd_nap(&us, ATD_1_S))
-			return 0;
-	return 1;
+	while ((ret = atd_unshare_vm()) == -EINVAL && atd_nap(&us, ATD_1_S))
+		;
+	return ret;
 }
 
 /*
@@ -1230,14 +1232,15 @@ extern const char atd_image_end[] __asm__("_end")
 	__attribute__((weak, visibility("hidden")));
 static void atd_main(void) __attribute__((noreturn, noinline, ATD_BARE));
 
-/* Rounds what is to be left to pages.  Returns 0 if there is no RAM. */
+/* Rounds what is to be left to pages.  Returns 0 if nothing is to be released before
+ * the helper exits: without RAM, and without a descriptor that is to be the last. */
 ATD_FN int atd_survey(void)
 {
 	const unsigned long code = (unsigned long)atd_main;
 	const unsigned long data = (unsigned long)atd_arg(&atd_shared);
 	struct atd_area *a = &atd_shared.area[ATD_RANGES];
 	unsigned long page = 4096;
-	int i, any = 0;
+	int i, any = atd_shared.kept.n;
 
 	for (i = 0; i < ATD_RANGES; i++)
 		any |= atd_shared.area[i].to != 0;
@@ -1248,13 +1251,16 @@ ATD_FN int atd_survey(void)
 		return 0;
 
 	/* To advise of no bytes is right at every multiple of the page size. */
-	while (atd_syscall(__NR_madvise, (long)page, 0, ATD_MADV_DONTNEED, 0, 0) == -EINVAL)
+	while (atd_syscall(__NR_madvise, (long)page, 0, ATD_MADV_DONTNEED, 0, 0) == -EINVAL &&
+	       page < 1UL << 20)
 		page *= 2;
 	atd_shared.page = page;
 	for (i = 0; i <= ATD_RANGES; i++) {
 		a = &atd_shared.area[i];
-		if (!a->to)
+		if (!a->from || a->to <= a->from) {	/* two threads' doing at once */
+			a->to = 0;
 			continue;
+		}
 		a->from &= -page;
 		a->to = (a->to + page - 1) & -page;
 		if (!a->to)	/* rounded up past the top */
@@ -1293,7 +1299,8 @@ ATD_FN long atd_make_timer(void)
  * Unmaps what is there, in blocks that are as large as their address is aligned.
  * A block is refused as a whole
  *   - for a sealed page in it (mseal, Linux 6.10), with EPERM: so halve it, and
- *     pass over a page that is refused by itself;
+ *     pass over a page that is refused by itself, and over ever more at once when
+ *     thousands are;
  *   - for a part of a huge page, or above the highest address that the process can
  *     have, with EINVAL: so halve it, and when a single page is refused go on at the
  *     next larger alignment, where a huge page ends.  There is none as large as the
@@ -1302,7 +1309,7 @@ ATD_FN long atd_make_timer(void)
  */
 ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 {
-	unsigned long size, align;
+	unsigned long size, align, refused = 0;
 	long ret;
 
 	while (from != to) {
@@ -1310,21 +1317,46 @@ ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 		size = from ? align : ~(~0UL >> 1);
 		while (size > to - from)
 			size /= 2;
-		atd_set_timer(60);
 		for (;;) {
 			ret = atd_syscall(__NR_munmap, (long)from, (long)size, 0, 0, 0);
 			if (ret == 0 || size == atd_shared.page)
 				break;
 			size /= 2;
 		}
-		if (ret == -EINVAL) {
+		if (ret == 0)
+			atd_set_timer(60);
+		else if (ret == -EINVAL) {
 			if (align >> 31 >> 4)
 				return 0;
-			size = align - 1 < to - from - 1 ? align : to - from;
-		}
+			size = align;
+		} else
+			size <<= refused++ >> 14;
+		if (size - 1 > to - from - 1)
+			size = to - from;
 		from += size;
 	}
 	return 1;
+}
+
+/* 1 if calls are also kept track of by a shadow stack, which for the helper the
+ * kernel has mapped somewhere. */
+ATD_FN int atd_shadow_stack(void)
+{
+#if defined(__x86_64__)
+	unsigned long ssp = 0;
+
+	__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0x1e, 0xc8" : "+a"(ssp));	/* rdsspq rax */
+	return ssp != 0;
+#elif defined(__aarch64__)
+	register unsigned long x16 __asm__("x16") = 1;
+
+	__asm__ volatile("hint #40" : "+r"(x16));	/* chkfeat x16 */
+	return x16 == 0;
+#elif defined(__riscv_zicfiss)
+	return 1;
+#else
+	return 0;
+#endif
 }
 
 /* Unmaps everything but the RAM and the image. */
@@ -1334,6 +1366,9 @@ ATD_FN void atd_release(void)
 	unsigned long from = 0;
 	int i, next;
 
+	atd_set_timer(60);
+	if (atd_shadow_stack())
+		return;
 	do {
 		next = -1;
 		for (i = 0; i <= ATD_RANGES; i++)
@@ -1415,7 +1450,7 @@ ATD_FN int atd_wait_pidfd(int pidfd)
 /* The other threads, which only help to free the RAM. */
 static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void)
 {
-	long ret = atd_install_filter();
+	long ret = atd_install_filter(), us = 200;
 
 	if (ret == 0) {
 		__atomic_add_fetch(&atd_shared.workers_ready, 1, __ATOMIC_RELEASE);
@@ -1423,8 +1458,10 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void)
 	} else
 		__atomic_store_n(&atd_shared.workers_error, (int)ret, __ATOMIC_RELEASE);
 	if (ret == 0) {
+		/* A filter of the VMM's may have killed just the first thread. */
 		while (!__atomic_load_n(&atd_shared.workers_go, __ATOMIC_ACQUIRE))
-			atd_sleep_us(500);
+			if (!atd_nap(&us, ATD_300_S))
+				atd_syscall(__NR_exit_group, 0, 0, 0, 0, 0);
 		atd_free_ram(1);
 	}
 	__atomic_add_fetch(&atd_shared.workers_done, 1, __ATOMIC_RELEASE);
@@ -1448,7 +1485,8 @@ ATD_FN long atd_start_workers(void)
 		ret = __atomic_load_n(&atd_shared.workers_error, __ATOMIC_ACQUIRE);
 		if (ret < 0)
 			return ret;
-		atd_nap(&us, ATD_10_S);
+		if (!atd_nap(&us, ATD_10_S))
+			return -ETIMEDOUT;
 	}
 	return 0;
 }
@@ -1470,17 +1508,18 @@ ATD_FN long atd_set_up(int vmm)
 	long ret;
 	int i;
 
-	/* 1. Until it is ready the helper dies with the thread that has cloned it: a
-	 * VMM may be killed while a SIGSTOP keeps the helper from noticing. */
-	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 2. No signal but SIGKILL and SIGSTOP gets through. */
+	/* 1. No signal but SIGKILL and SIGSTOP gets through.  First of all, for from
+	 * here on no handler of SIGSYS can run on this small stack. */
 	for (i = 0; i < (int)(sizeof(all.bits) / sizeof(long)); i++)
 		all.bits[i] = ~0UL;
 	ret = atd_syscall(__NR_rt_sigprocmask, ATD_SIG_BLOCK, atd_arg(&all), 0,
 		ATD_SIGSET_BYTES, 0);
+	if (ret < 0)
+		return ret;
+
+	/* 2. Until it is ready the helper dies with the thread that has cloned it: a
+	 * VMM may be killed while a SIGSTOP keeps the helper from noticing. */
+	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
 	if (ret < 0)
 		return ret;
 
@@ -1531,9 +1570,7 @@ ATD_FN long atd_set_up(int vmm)
 		ret = atd_wait_signal(0);
 		if (ret < 0 && ret != -EAGAIN)
 			return ret;
-		ret = atd_unshare_vm();
-		if (ret < 0 && ret != -EINVAL)
-			return ret;
+		atd_unshare_vm();	/* may be refused, but not be its death later on */
 	}
 
 	/* 8. No privileges: no capability in effect, and none inheritable, which
@@ -1574,41 +1611,21 @@ ATD_FN long atd_set_up(int vmm)
 /* Returns when no thread of the VMM uses the memory any more. */
 ATD_FN void atd_outlive(int vmm)
 {
-	long us = 200;
+	long us = 200, max = ATD_20_MS;
 
 	if (atd_shared.pidfd < 0 || atd_wait_pidfd(atd_shared.pidfd) != 0) {
 		while (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm && atd_unshare_vm() != 0)
 			atd_wait_signal(500 * 1000 * 1000);
 		/* Either the VMM has called execve; or its last thread has begun to
 		 * exit, and some may still hold the memory. */
-		atd_alone();
+		if (atd_wait_alone() != 0)
+			max = ATD_250_MS;
 	}
 
 	/* The VMM's parent was woken at the same moment: let it have the CPU, and
 	 * reap, before the kernel spends it on freeing the memory. */
-	while (atd_syscall(__NR_kill, vmm, 0, 0, 0, 0) != -ESRCH && atd_nap(&us, ATD_20_MS))
+	while (atd_syscall(__NR_kill, vmm, 0, 0, 0, 0) != -ESRCH && atd_nap(&us, max))
 		;
-}
-
-/* 1 if calls are also kept track of by a shadow stack, which for the helper the
- * kernel has mapped somewhere. */
-ATD_FN int atd_shadow_stack(void)
-{
-#if defined(__x86_64__)
-	unsigned long ssp = 0;
-
-	__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0x1e, 0xc8" : "+a"(ssp));	/* rdsspq rax */
-	return ssp != 0;
-#elif defined(__aarch64__)
-	register unsigned long x16 __asm__("x16") = 1;
-
-	__asm__ volatile("hint #40" : "+r"(x16));	/* chkfeat x16 */
-	return x16 == 0;
-#elif defined(__riscv_zicfiss)
-	return 1;
-#else
-	return 0;
-#endif
 }
 
 /* The VMM is gone: first what others may be waiting for, then its memory. */
@@ -1619,25 +1636,26 @@ ATD_FN void atd_let_go(void)
 
 	/* Whoever else runs on this memory, such as a child of vfork that has yet to
 	 * call execve, would not survive it.  Only a helper of one thread can ask. */
-	early = atd_survey() && (atd_shared.workers_ready > 0 || atd_alone()) &&
+	early = atd_survey() && (atd_shared.workers_ready > 0 || atd_wait_alone() != -EINVAL) &&
 		atd_make_timer() == 0;
 	if (early) {
-		if (!atd_shadow_stack())
-			atd_release();
-		atd_set_timer(0);
+		atd_release();
 		__atomic_store_n(&atd_shared.workers_go, 1, __ATOMIC_RELEASE);
+		atd_free_ram(0);
+		while (__atomic_load_n(&atd_shared.workers_done, __ATOMIC_ACQUIRE) <
+		       atd_shared.workers_ready && atd_nap(&us, ATD_60_S))
+			;
+		/* A shared file's memory is freed with its last mapping; and what exit
+		 * unmaps lets go of its file only after the descriptors have closed. */
+		for (i = 0; i < ATD_RANGES; i++)
+			atd_shared.area[i].to = 0;
+		atd_release();
+		atd_set_timer(0);
 	}
 
 	/* In the order given.  The last one closes when this process is gone. */
 	for (i = 0; i < atd_shared.kept.n - 1; i++)
 		atd_syscall(__NR_close, atd_shared.kept.fd[i], 0, 0, 0, 0);
-
-	if (early) {
-		atd_free_ram(0);
-		while (__atomic_load_n(&atd_shared.workers_done, __ATOMIC_ACQUIRE) <
-		       atd_shared.workers_ready && atd_nap(&us, 3 * ATD_20_S))
-			;
-	}
 }
 
 static void atd_main(void)
@@ -1935,13 +1953,17 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long 
 
 ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 {
-	int i;
+	int i, j;
 
 	if (n < 0 || n > ATD_KEPT)
 		return -EINVAL;
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		if (fds[i] < 0)
 			return -EBADF;
+		for (j = 0; j < i; j++)
+			if (fds[i] == fds[j])
+				return -EINVAL;
+	}
 	__atomic_store_n(&atd_shared.keep.n, 0, __ATOMIC_RELEASE);
 	for (i = 0; i < n; i++)
 		__atomic_store_n(&atd_shared.keep.fd[i], fds[i], __ATOMIC_RELAXED);

@@ -660,7 +660,6 @@ refusals() {	# the error to expect, the error to give, the calls
 	1 EPERM close_range,close:0
 	1 EPERM pidfd_open,prctl:1
 	1 EPERM pidfd_open,rt_sigtimedwait
-	1 EPERM pidfd_open,unshare
 	1 KILL setsid
 	1 KILL prctl:22
 	END

@@ -2348,8 +2348,32 @@ static void start_where_sigmask_traps(void)
 		atd_sleep_us(1000);
 }
 
+/* The helper's first steps: whatever traps, no handler runs in it. */
+static void start_where_first_prctl_traps(void)
+{
+	const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(__NR_prctl, 0, 3),
+		STMT(0x20, 16 + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 4 : 0)), JEQ(PR_SET_PDEATHSIG, 0, 1),
+		STMT(6, TRAP), STMT(6, ALLOW)
+	};
+	struct sigaction act;
+
+	sh->target = getpid();
+	memset(&act, 0, sizeof(act));
+	act.sa_sigaction = answer_sigmask;
+	act.sa_flags = SA_SIGINFO;
+	sigaction(SIGSYS, &act, NULL);
+	filter(insns, 6);
+	fails_with(-EPERM);
+	MUST(sh->counter == 0 && sh->alive == 0);
+}
+
 static const char *sigmask_traps(void)
 {
+	if (!before_5_16()) {
+		TRY(spawn(start_where_first_prctl_traps));
+		TRY(killed_synchronously());
+	}
 	for (threads_wanted = 0; threads_wanted < 2; threads_wanted++) {
 		TRY(spawn(start_where_sigmask_traps));
 		TRY(killed_synchronously());
@@ -2469,7 +2493,7 @@ static int open_tap(void)
 }
 
 enum { HELD = 1, POLLED = 2, TAP = 4 };
-static int chan[2], peer[2], chunks;
+static int chan[2], peer[2], chunks, refuse_unshare;
 
 static void start_with_devices(void)
 {
@@ -2485,6 +2509,8 @@ static void start_with_devices(void)
 	if (!geteuid() && (tap = open_tap()) >= 0 && poll_in_ring(tap))
 		sh->second |= TAP;
 	MUST(async_teardown_ram(ram, ram_size) == 0);
+	if (refuse_unshare)
+		filter_one(__NR_unshare, ERRNO | EPERM);
 	start();
 }
 
@@ -2613,6 +2639,25 @@ static const char *threads(void)
 	return NULL;
 }
 
+/* As containers do: whether others use the memory is not known then. */
+static const char *unshare_refused(void)
+{
+	pid_t helper;
+	int uffd;
+
+	if (syscall(ATD_NR_CLOSE_RANGE, 1 << 20, 1 << 20, 0))
+		SKIP("needs close_range, or start needs unshare itself");
+	chunks = refuse_unshare = 1;
+	TRY(spawn_with_devices(&uffd));
+	helper = sh->helper;
+	if (uffd < 0)
+		SKIP("no userfaultfd");
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(mm_freed() && rss_kib(helper) >= 64 * 1024L);	/* released all the same */
+	CHECK(reads_on(uffd, helper));
+	return NULL;
+}
+
 static const char *hung_reader(void)
 {
 	pid_t helper;
@@ -2631,6 +2676,7 @@ static const char *hung_reader(void)
 static const char *release_first(void) { SKIP("needs linux/io_uring.h, userfaultfd.h and if_tun.h"); }
 static const char *threads(void) { SKIP("needs linux/userfaultfd.h"); }
 static const char *hung_reader(void) { SKIP("needs linux/userfaultfd.h"); }
+static const char *unshare_refused(void) { SKIP("needs linux/userfaultfd.h"); }
 #endif
 
 static int kind;
@@ -2711,6 +2757,11 @@ static void start_with_kind(void)
 	} else if (IS("sealed beside")) {
 		RAM(ram, size / 2);
 		sh->second = syscall(462 /* mseal */, ram + 3 * size / 4, 5 * page, 0) != 0;
+		/* and more than can be passed over page by page */
+		p = sizeof(long) == 4 ? MAP_FAILED : mmap(NULL, 1UL << 38, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (p != MAP_FAILED)
+			syscall(462, p, 1UL << 38, 0);
 	} else if (IS("no access")) {
 		RAM(ram, size);
 		MUST(!mprotect(ram + size / 4, size / 4, PROT_NONE));
@@ -2997,7 +3048,8 @@ static int make_file(int n)
 
 static int gates[3][2];
 
-/* variant: 0: not kept; 1: kept; 2: kept, and RAM is released first */
+/* kind: 0: not kept; 1: kept; 2: kept, and RAM is released first; 3 and 4: a shared
+ * file is mapped, too, and is RAM or not */
 static void start_with_kept(void)
 {
 	struct rlimit lim = { 16, 16 };
@@ -3014,11 +3066,14 @@ static void start_with_kept(void)
 	for (i = 3; i < 21; i++)	/* the file's first descriptor */
 		if (i != fds[0] && i != fds[2] && i != fds[3])
 			close(i);
-	if (kind == 2) {
+	if (kind >= 2) {
 		make_ram((size_t)mib << 20);
 		memset(ram, 1, ram_size);
-		MUST(async_teardown_ram(ram, ram_size) == 0);
 	}
+	if (kind >= 3)
+		MUST(mmap(ram, ram_size, PROT_READ, MAP_SHARED | MAP_FIXED, i = make_file(mib), 0) == ram && !close(i));
+	if (kind == 2 || kind == 3)
+		MUST(async_teardown_ram(ram, ram_size) == 0);
 	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
 	MUST(async_teardown_keep(fds, kind ? 4 : 0) == 0);
 	start();
@@ -3038,7 +3093,7 @@ static const char *keeps(void)
 	int i;
 
 	TRY(mount_tmpfs());
-	for (kind = 0; kind < 3; kind++) {
+	for (kind = 0; kind < 5; kind++) {
 		for (i = 0; i < 3; i++)
 			CHECK(!pipe(gates[i]));
 		TRY(spawn(start_with_kept));
@@ -3054,7 +3109,7 @@ static const char *keeps(void)
 		CHECK(!signal_one(helper, SIGCONT));
 		/* Each is closed when those before it are, */
 		CHECK(UNTIL(deadline, shut(1)));
-		CHECK(shut(0) && used_mib() == 0);
+		CHECK(shut(0) && used_mib() == 0);	/* mapped files, too */
 		/* and the last one when all else is free, too. */
 		CHECK(UNTIL(deadline, shut(2)));
 		if (kind)
@@ -3075,6 +3130,7 @@ static void keep_wrong(void)
 	if (syscall(ATD_NR_CLOSE_RANGE, 1 << 20, 1 << 20, 0))
 		few.rlim_cur = few.rlim_max = 64;
 	MUST(async_teardown_keep(fds, 9) == -EINVAL && async_teardown_keep(fds, -1) == -EINVAL);
+	MUST(async_teardown_keep(fds, 2) == -EINVAL);	/* twice the same */
 	MUST(async_teardown_keep(&bad, 1) == -EBADF);
 	close(closed);
 	MUST(async_teardown_keep(&closed, 1) == 0);
@@ -3350,6 +3406,7 @@ static const struct {
 	{ "sigmask_traps", sigmask_traps, "-EPERM where a handler answers rt_sigprocmask; it never runs in the helper" },
 	{ "release_first", release_first, "RAM held up: socket in an io_uring, lock of a mapped file, TAP are free before it" },
 	{ "threads", threads, "its threads are named, sandboxed, and all free the RAM" },
+	{ "unshare_refused", unshare_refused, "a filter refuses to say whether others use the memory: released all the same" },
 	{ "hung_reader", hung_reader, "a userfaultfd's reader that never reads: gone after a minute" },
 	{ "ram_kinds", ram_kinds, "all kinds of RAM ranges and of memory" },
 	{ "killed_in_ram", killed_in_ram, "killed while it changes the ranges" },
