@@ -260,7 +260,7 @@ extern "C" {
  *                  traced, or a file's server (FUSE, NFS) does not answer the close
  *                  of a copy of its descriptor.  It has been killed; the next call
  *                  of start or stop reaps it, or says -ETIMEDOUT again.  Also
- *                  when another thread has been in here for twenty
+ *                  when another thread has been in here for thirty
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace, whose end waits for
  *                  that of every other process there
  *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
@@ -289,7 +289,7 @@ ASYNC_TEARDOWN_API int async_teardown_start(void);
  *
  *     -EPERM       the process has given up the privileges that it would need to
  *                  signal the helper, or a seccomp filter refuses a call
- *     -ETIMEDOUT   it has been killed, but did not end within a second; see start
+ *     -ETIMEDOUT   it has been killed, but did not end within five seconds; see start
  *     -ENOSYS      not Linux; or a seccomp filter refuses a call so
  *
  * A child of vfork may call it, and nothing happens.  Threads, errno and so on:
@@ -908,7 +908,7 @@ ATD_FN int atd_nap(long *us, long max)
 }
 enum {
 	ATD_20_MS = 1250, ATD_250_MS = 15625, ATD_1_S = 62500,
-	ATD_10_S = 625000, ATD_20_S = 1250000, ATD_60_S = 3750000, ATD_300_S = 18750000
+	ATD_5_S = 312500, ATD_10_S = 625000, ATD_30_S = 1875000, ATD_60_S = 3750000, ATD_300_S = 18750000
 };
 
 /*
@@ -1718,7 +1718,7 @@ static long atd_enter(struct atd_sigset *old, int self)
 			 * is not in this process: take it over. */
 			continue;
 		/* Or by a thread of a process that had the same PID. */
-		if (!atd_nap(&us, ATD_20_S)) {
+		if (!atd_nap(&us, ATD_30_S)) {
 			atd_sigmask(ATD_SIG_SETMASK, old, 0);
 			return -ETIMEDOUT;
 		}
@@ -1765,7 +1765,7 @@ ATD_FN long atd_end(long status)
 		return ret;
 	__atomic_store_n(&atd_shared.progress, ATD_DOOMED, __ATOMIC_RELAXED);
 	while ((ret = atd_wait(atd_shared.pid, status)) == 0)
-		if (!atd_nap(&us, ATD_1_S))
+		if (!atd_nap(&us, ATD_5_S))
 			return -ETIMEDOUT;
 	if (ret < 0 && ret != -ECHILD)
 		return ret;
