@@ -28,8 +28,8 @@
  *     helper         ..... sleeps ....|=| devices, sockets, KVM, locks are free
  *       its threads  ..... sleep .....  |== RAM is freed ==x memory is back
  *
- *     Without a call of async_teardown_ram the helper just exits, and everything
- *     is released as by the VMM's own exit: devices after all memory.
+ *     Without async_teardown_ram and async_teardown_keep the helper just exits, and
+ *     everything is released as by the VMM's own exit: devices after all memory.
  *
  *     The helper stays in the VMM's control groups, so its memory and its time
  *     are charged there as before.  It is a child of the VMM with exit signal 0:
@@ -50,12 +50,15 @@
  *     (exit_aio in the kernel's fs/aio.c): a write of the dead VMM can reach the
  *     disk after wait has returned, when its POSIX locks are free already.  With
  *     native AIO, wait for the helper before another VM opens the image.
- *   - With RAM and one thread the helper sees whether anybody else runs on the
- *     memory when the VMM is dead: a child of vfork or posix_spawn that has yet
- *     to call execve, another CLONE_VM process, the helper of a second copy of this
- *     file.  It waits a second for them, and then exits without releasing
- *     anything early.  With more threads it cannot see them: they die of
- *     SIGSEGV, if what they run is not in the same program or library.
+ *   - Whoever else runs on the memory when it is released early does not survive
+ *     that, unless what it runs is in the same program or library: a child of vfork
+ *     or posix_spawn that has yet to call execve, another CLONE_VM process, the
+ *     helper of a second copy of this file.  A helper of one thread sees them,
+ *     waits a second for them, and then exits without releasing anything early.
+ *     One of more threads cannot see them, nor where a filter refuses unshare, as
+ *     those of containers do: they die of SIGSEGV.
+ *   - Do not keep a descriptor whose close can wait for others, such as a lingering
+ *     socket or a file of FUSE or NFS: the helper waits, with nothing to end that.
  *   - PID 1 of a PID namespace cannot have a helper; see start.  When PID 1 ends,
  *     the kernel kills the helpers of others in there and waits for them: a
  *     container takes as long to end as without.
@@ -82,15 +85,15 @@
  *
  *     after wait               what only descriptors hold: TAP, sockets, ports,
  *                              locks, files; unless they are kept
- *     with RAM, soon after     what is mapped and not in RAM: VFIO regions, KVM's
- *                              guest (its run areas), io_uring with the files of
- *                              its requests in flight and the registered ones,
+ *     with RAM, or with kept   what is mapped and not in RAM: VFIO regions, KVM's
+ *     descriptors, right       guest (its run areas), io_uring with the files of
+ *     after                    its requests in flight and the registered ones,
  *                              packet rings, locks and files of mappings
- *     then, together           RAM; kept descriptors in the order given
+ *     then                     RAM; then kept descriptors in the order given
  *     when the helper is gone  native AIO's files, namespaces, the executable (ETXTBSY
  *                              until then), the root directory (EBUSY), the control
  *                              group; a userfaultfd's handler gets ESRCH.  Without
- *                              RAM: all that is mapped
+ *                              both: all that is mapped
  *     last of all              the last of the kept descriptors
  *
  *     So to know that all is back, keep the writing end of a pipe, given last: its
@@ -138,8 +141,8 @@
  *     groups of the moment of start, without a call to use them by; on x86 also
  *     ioperm and iopl, which take none: give those up before.  What is left
  *     to an attacker: to ask which PIDs exist; to drop memory that is his already;
- *     and to have the helper stay when
- *     the VMM is dead, keep the memory and, at the priority of that moment, a
+ *     to use up, by timers, the signals that may be pending for that uid
+ *     (RLIMIT_SIGPENDING); and to have the helper stay when the VMM is dead, keep the memory and, at the priority of that moment, a
  *     CPU, and go on writing to what the VMM had mapped and shares with others.
  *     So have the supervisor kill the helper after a timeout, and trust no memory
  *     that was shared with the VMM until the helper is gone.
@@ -160,16 +163,16 @@
  *                            capget capset exit_group
  *     before Linux 5.9       unshare openat getdents64 close, not close_range
  *     before Linux 5.3       rt_sigtimedwait unshare, not pidfd_open
- *     with keep              close
- *     with ram               munmap madvise timer_create timer_settime unshare
+ *     with ram or keep       munmap madvise timer_create timer_settime unshare close
  *     for stop               getpid rt_sigprocmask wait4 kill ppoll
  *
  *     clone has the flags VM | FILES | SIGHAND | THREAD | VFORK, then VM | FILES |
  *     CHILD_CLEARTID, and for each further thread VM | FS | FILES | SIGHAND | THREAD.
  *     Where close_range or pidfd_open is refused with an error, the helper takes the
  *     older way.  If the filter kills the helper for a call, start returns -EPERM,
- *     and if it does so for one of those with ram, which are made when the VMM is
- *     gone, the memory is freed by that.  A handler of SIGSYS (SECCOMP_RET_TRAP)
+ *     and if it does so for one of those with ram or keep, which are made when the
+ *     VMM is gone, the memory is freed by that; if it kills just one of several
+ *     threads, in five minutes.  A handler of SIGSYS (SECCOMP_RET_TRAP)
  *     may answer the VMM's calls; the helper blocks SIGSYS, and to be trapped is
  *     its death.  If it answers rt_sigprocmask, start returns -EPERM.
  *
@@ -304,7 +307,7 @@ ASYNC_TEARDOWN_API int async_teardown_stop(void);
  * When the VMM is gone, the helper unmaps all but the ranges and its own image, and
  * its threads then free the ranges (MADV_DONTNEED; nothing is punched out of a file
  * that others may share).  Ranges may overlap, be unaligned, or no longer be mapped.
- * Without any, nothing is released early.
+ * Without any, and with nothing kept, nothing is released early.
  *
  * Returns 0, or -errno, and then nothing has changed: -ENOSPC when there are 8
  * ranges; -EINVAL for a start of 0, an end past the top, or an address with
@@ -320,16 +323,17 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * replaces what was named before, and with n 0 nothing is kept.  What is behind them,
  * such as a guest_memfd, is then freed by the helper and not in the VMM's exit.
  *
- * They are closed in the order given, when all else that is mapped has been released
- * if there is RAM (so KVM before its guest_memfd), before the helper exits otherwise.
- * The last one is closed by its exit, when all else is free.  A helper that is
- * killed closes them by number.
+ * When the VMM is gone, the helper releases all that is mapped (so KVM is gone before
+ * its guest_memfd) and then closes them in the order given.  The last one is closed by
+ * its exit, when all else is free.  A helper that is killed closes them by number, and
+ * one that releases nothing early lets go of mapped files after the last one.
  *
  * What comes later can be kept, too, in a socket that is: send it there (SCM_RIGHTS,
  * unix(7)) and never receive it.
  *
- * Returns 0, or -errno, and then nothing has changed: -EINVAL for n; -EBADF for a
- * negative descriptor (start says so of one that is not open); -ENOSYS off Linux.
+ * Returns 0, or -errno, and then nothing has changed: -EINVAL for n, or for one given
+ * twice; -EBADF for a negative descriptor (start says so of one that is not open);
+ * -ENOSYS off Linux.
  *
  * Makes no system call.  Any thread may call it, but not while another is in here or
  * in start.  start's cost grows with the highest number kept: the table is copied up
