@@ -1820,6 +1820,8 @@ static void run_guest(void)
 	region.userspace_addr = (uintptr_t)mem;
 	ioctl(vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000);
 	MUST(!ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region));
+	if (threads_wanted)
+		MUST(async_teardown_ram(mem, GUEST_MIB << 20) == 0);
 	start();
 	MUST(!pthread_create(&t, NULL, vcpu, NULL) && !pthread_create(&t, NULL, vcpu, (void *)1));
 	MUST(UNTIL(deadline, sh->counter >= 4));
@@ -1849,13 +1851,69 @@ static const char *kvm(void)
 	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm_fd < 0)
 		SKIP("no /dev/kvm");
-	TRY(spawn(run_guest));
-	TRY(ended_by(by_kill_but_the_guest, SIGKILL));
+	for (threads_wanted = 0; threads_wanted < 2; threads_wanted++) {	/* RAM told or not */
+		TRY(spawn(run_guest));
+		TRY(ended_by(by_kill_but_the_guest, SIGKILL));
+		CHECK(!guest_exists());
+	}
+	return NULL;
+}
+
+static int gate[2];
+
+/* A guest whose memory only a descriptor holds; sh->second where KVM has none. */
+static void hold_guest_memfd(void)
+{
+	struct { __u64 size, flags, reserved[6]; } memory = { GUEST_MIB << 20, 0, { 0 } };
+	int fds[2], cpu, size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	fds[1] = gate[1];
+	if ((vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 1 /* KVM_X86_SW_PROTECTED_VM */)) < 0 ||
+	    (fds[0] = ioctl(vm_fd, _IOWR(KVMIO, 0xd4, memory) /* KVM_CREATE_GUEST_MEMFD */, &memory)) < 0 ||
+	    fallocate(fds[0], 0, 0, GUEST_MIB << 20)) {
+		sh->second = 1;
+		start();
+		return;
+	}
+	/* what keeps the guest while it is mapped */
+	MUST((cpu = ioctl(vm_fd, KVM_CREATE_VCPU, 0)) >= 0);
+	MUST(mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, cpu, 0) != MAP_FAILED);
+	MUST(async_teardown_keep(fds, 2) == 0);
+	start();
+}
+
+static const char *guest_memfd(void)
+{
+	pid_t helper;
+
+	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm_fd < 0)
+		SKIP("no /dev/kvm; in \"keeps\" a file stands for it");
+	CHECK(!pipe(gate));
+	TRY(spawn(hold_guest_memfd));
+	close(gate[1]);
+	helper = sh->helper;
+	if (sh->second) {
+		CHECK(by_kill() && reap(vmm, NULL) && gone(helper));
+		SKIP("KVM has no guest_memfd here; in \"keeps\" a file stands for it");
+	}
+	CHECK(freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(access("/sys/kernel/debug/kvm", X_OK) || guest_exists());
+	CHECK(poll(&(struct pollfd){ gate[0], POLLIN, 0 }, 1, 0) == 0);
+	CHECK(!signal_one(helper, SIGCONT));
+	CHECK(poll(&(struct pollfd){ gate[0], POLLIN, 0 }, 1, (int)(1000 * deadline)) == 1);
 	CHECK(!guest_exists());
+	CHECK(gone(helper));
 	return NULL;
 }
 #else
 static const char *kvm(void)
+{
+	SKIP("has a guest only for x86-64 with linux/kvm.h");
+}
+
+static const char *guest_memfd(void)
 {
 	SKIP("has a guest only for x86-64 with linux/kvm.h");
 }
@@ -2492,7 +2550,37 @@ static int open_tap(void)
 	return fd;
 }
 
-enum { HELD = 1, POLLED = 2, TAP = 4 };
+/* A ring that a packet socket shares with the kernel keeps the socket. */
+static int packet_ring(void)
+{
+	struct { unsigned block_size, blocks, frame_size, frames; } ring = { 65536, 1, 2048, 32 };
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	struct stat st;
+
+	if (fd < 0 || setsockopt(fd, 263 /* SOL_PACKET */, 5 /* PACKET_RX_RING */, &ring, sizeof(ring)) ||
+	    mmap(NULL, 65536, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED || fstat(fd, &st))
+		return 0;
+	sh->attempt = (int)st.st_ino;
+	return 1;
+}
+
+static int packet_exists(void)
+{
+	char *line = strtok(slurp("/proc/net/packet", 0), "\n"), *last;
+	long inode;
+
+	for (; line; line = strtok(NULL, "\n"))		/* in the last column */
+		for (inode = 0; *line; line = last) {
+			inode = strtol(line, &last, 10);
+			if (last == line)
+				last++;
+			if (inode == sh->attempt && !last[strspn(last, " ")])
+				return 1;
+		}
+	return 0;
+}
+
+enum { HELD = 1, POLLED = 2, TAP = 4, PACKET = 8 };
 static int chan[2], peer[2], chunks, refuse_unshare;
 
 static void start_with_devices(void)
@@ -2508,6 +2596,8 @@ static void start_with_devices(void)
 	sh->target = getpid();
 	if (!geteuid() && (tap = open_tap()) >= 0 && poll_in_ring(tap))
 		sh->second |= TAP;
+	if (packet_ring())
+		sh->second |= PACKET;
 	MUST(async_teardown_ram(ram, ram_size) == 0);
 	if (refuse_unshare)
 		filter_one(__NR_unshare, ERRNO | EPERM);
@@ -2562,12 +2652,16 @@ static const char *release_first(void)
 		CHECK(!has_ended(peer[0]));
 	if (sh->second & TAP)
 		CHECK(open_tap() < 0 && errno == EBUSY);
+	if (sh->second & PACKET)
+		CHECK(packet_exists());
 	CHECK(!signal_one(helper, SIGCONT));
 	/* released, and the RAM is still there */
 	CHECK(mm_freed());
 	CHECK(UNTIL(deadline, has_ended(peer[0])));
 	if (sh->second & TAP)
 		CHECK(UNTIL(deadline, (tap = open_tap()) >= 0));
+	if (sh->second & PACKET)
+		CHECK(UNTIL(deadline, !packet_exists()));
 	CHECK(rss_kib(helper) >= 64 * 1024L);
 	CHECK(rss_kib(helper) < 64 * 1024L + mib * 1024L / 2);	/* the rest is not */
 	CHECK(state(helper) != 'Z' && state(helper));
@@ -3404,7 +3498,7 @@ static const struct {
 	{ "impostor_stops", impostor_stops, "stop in a vfork child that has the VMM's number changes nothing" },
 	{ "filter_is_tried", filter_is_tried, "-EPERM if the filter would kill its first call" },
 	{ "sigmask_traps", sigmask_traps, "-EPERM where a handler answers rt_sigprocmask; it never runs in the helper" },
-	{ "release_first", release_first, "RAM held up: socket in an io_uring, lock of a mapped file, TAP are free before it" },
+	{ "release_first", release_first, "RAM held up: socket in an io_uring, lock of a mapped file, TAP, packet ring are free before it" },
 	{ "threads", threads, "its threads are named, sandboxed, and all free the RAM" },
 	{ "unshare_refused", unshare_refused, "a filter refuses to say whether others use the memory: released all the same" },
 	{ "hung_reader", hung_reader, "a userfaultfd's reader that never reads: gone after a minute" },
@@ -3418,6 +3512,7 @@ static const struct {
 	{ "keeps", keeps, "memory behind a kept tmpfs file, mapped memory, both: EOF of a pipe kept last" },
 	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },
 	{ "keeps_in_socket", keeps_in_socket, "files that were sent to a kept socket after start" },
+	{ "guest_memfd", guest_memfd, "a real guest_memfd, kept: reaped before it is freed, KVM gone before the end of file" },
 	{ "stack_is_enough", stack_is_enough, "half a kilobyte of its stack is never touched" },
 	{ "two_copies", two_copies, "two copies of the header in one process: both helpers go" },	/* last */
 };
