@@ -217,7 +217,7 @@
  *
  *     C99 or C++11 and later, gcc or clang (others are an #error), glibc or musl.
  *     Nothing has to be defined or included before; needs no function of libc.  No
- *     allocation; 8 KiB, of which 1.5 are the helper's stack (3 on s390x and
+ *     allocation; 8 KiB, of which 1.2 are the helper's stack (3 on s390x and
  *     ppc64), and as much for each further thread.  -fstack-check makes start
  *     fail; so does -fsplit-stack with g++.
  *
@@ -843,6 +843,7 @@ enum {
 	ATD_PR_SET_NAME = 15,
 	ATD_PR_SET_SECCOMP = 22,
 	ATD_PR_SET_TIMERSLACK = 29,
+	ATD_PR_GET_TIMERSLACK = 30,
 	ATD_PR_SET_NO_NEW_PRIVS = 38,
 	ATD_SECCOMP_MODE_FILTER = 2,
 	ATD_CAPABILITY_VERSION_3 = 0x20080522
@@ -871,7 +872,7 @@ ATD_FN long atd_arg(const volatile void *p)
 	return (long)p;
 }
 
-ATD_FN long atd_prctl(long option, long arg, long arg2)
+ATD_FN __attribute__((noinline)) long atd_prctl(long option, long arg, long arg2)
 {
 	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
 }
@@ -931,7 +932,7 @@ enum {
 #if defined(__s390x__) || defined(__powerpc64__)	/* every frame has 100 bytes more */
 	ATD_STACK = 3072,
 #else
-	ATD_STACK = 1280,
+	ATD_STACK = 1216,
 #endif
 	/* The top of a stack is left free: s390x and ppc64 functions write to the
 	 * frame of their caller, which the first one does not have. */
@@ -1779,13 +1780,9 @@ ATD_FN long atd_end(long status)
 
 ATD_FN long atd_start_helper(void)
 {
-	long ret, pid, dead, us = 0;
+	long ret, pid, dead, us = 50;	/* asleep, it leaves its CPU to the helper */
 	int progress, status = 0;
 
-	/* The VMM's would lengthen every sleep in here, and in the helper. */
-	ret = atd_prctl(ATD_PR_SET_TIMERSLACK, 1, 0);
-	if (ret < 0)
-		return ret;
 	/* A filter may refuse ppoll.  Below it would then spin, which in a real-time
 	 * thread can keep the helper from running at all. */
 	ret = atd_sleep_us(0);
@@ -1846,8 +1843,16 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_starter(void)
 static long atd_launch(int self)
 {
 	char *const below = (char *)__builtin_frame_address(0) - 2048;
-	long tid;
+	long tid, slack, us = 0;
 	int i, n;
+
+	/* It would lengthen every sleep in here, and in the helper, which inherits it. */
+	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
+	if ((unsigned long)slack > -4096UL)
+		return slack;
+	tid = atd_prctl(ATD_PR_SET_TIMERSLACK, 1, 0);
+	if (tid < 0)
+		return tid;
 
 	n = __atomic_load_n(&atd_shared.keep.n, __ATOMIC_ACQUIRE);
 	for (i = 0; i < n; i++)
@@ -1865,14 +1870,12 @@ static long atd_launch(int self)
 
 	tid = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD | ATD_CLONE_FILES |
 		ATD_CLONE_VFORK, below - ((unsigned long)atd_arg(below) & 63), atd_starter, 0);
-	if (tid < 0)
-		return tid;
 	/* It still is a thread of this process for a moment, and while it is the
-	 * caller could not unshare its user namespace, for example.  No sleep: the
-	 * caller's timer slack may be long. */
-	for (i = 0; i < 10000 && atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0; i++)
+	 * caller could not unshare its user namespace, for example. */
+	while (tid > 0 && atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0 && atd_nap(&us, ATD_20_MS))
 		;
-	return atd_shared.result;
+	atd_prctl(ATD_PR_SET_TIMERSLACK, slack, 0);
+	return tid < 0 ? tid : atd_shared.result;
 }
 
 ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_start(void)
