@@ -217,7 +217,7 @@
  *
  *     C99 or C++11 and later, gcc or clang (others are an #error), glibc or musl.
  *     Nothing has to be defined or included before; needs no function of libc.  No
- *     allocation; 8 KiB, of which 1.2 are the helper's stack (3 on s390x and
+ *     allocation; 8 KiB, of which 1.1 are the helper's stack (3 on s390x, mips and
  *     ppc64), and as much for each further thread.  -fstack-check makes start
  *     fail; so does -fsplit-stack with g++.
  *
@@ -929,10 +929,10 @@ enum {
 #endif
 enum {
 	ATD_WORKERS = ASYNC_TEARDOWN_THREADS - 1,	/* besides the helper's first thread */
-#if defined(__s390x__) || defined(__powerpc64__)	/* every frame has 100 bytes more */
+#if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__)	/* large frames */
 	ATD_STACK = 3072,
 #else
-	ATD_STACK = 1216,
+	ATD_STACK = 1152,
 #endif
 	/* The top of a stack is left free: s390x and ppc64 functions write to the
 	 * frame of their caller, which the first one does not have. */
@@ -1251,8 +1251,11 @@ ATD_FN int atd_survey(void)
 		any |= atd_shared.area[i].to != 0;
 	a->from = (unsigned long)atd_arg(atd_image_start);
 	a->to = (unsigned long)atd_arg(atd_image_end);
-	if (!any || !a->from || code - a->from >= a->to - a->from ||
-	    data - a->from >= a->to - a->from)
+	/* gcc does not pass on the visibility of a name that is given by __asm__; then
+	 * _end could be that of another module. */
+	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end");
+	if (!any || !a->from || code < a->from || code >= a->to ||
+	    data < a->from || data >= a->to)
 		return 0;
 
 	/* To advise of no bytes is right at every multiple of the page size. */
