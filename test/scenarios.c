@@ -3164,8 +3164,11 @@ static void start_with_kept(void)
 		make_ram((size_t)mib << 20);
 		memset(ram, 1, ram_size);
 	}
-	if (kind >= 3)
-		MUST(mmap(ram, ram_size, PROT_READ, MAP_SHARED | MAP_FIXED, i = make_file(mib), 0) == ram && !close(i));
+	if (kind >= 3) {
+		i = make_file(mib);
+		ram = mmap(NULL, ram_size, PROT_READ, MAP_SHARED, i, 0);
+		MUST(ram != MAP_FAILED && !close(i));
+	}
 	if (kind == 2 || kind == 3)
 		MUST(async_teardown_ram(ram, ram_size) == 0);
 	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
