@@ -85,15 +85,16 @@
  *
  *     after wait               what only descriptors hold: TAP, sockets, ports,
  *                              locks, files; unless they are kept
- *     with RAM, or with kept   what is mapped and not in RAM: VFIO regions, KVM's
- *     descriptors, right       guest (its run areas), io_uring with the files of
- *     after                    its requests in flight and the registered ones,
- *                              packet rings, locks and files of mappings
+ *     next, with ram or keep   what is mapped and not in RAM: VFIO regions, KVM's
+ *                              guest (its run areas), io_uring with the registered
+ *                              files and those of requests in flight (with SQPOLL
+ *                              or NO_MMAP these are free after wait), packet rings,
+ *                              locks and files of mappings
  *     then                     RAM; then kept descriptors in the order given
  *     when the helper is gone  native AIO's files, namespaces, the executable (ETXTBSY
  *                              until then), the root directory (EBUSY), the control
  *                              group; a userfaultfd's handler gets ESRCH.  Without
- *                              both: all that is mapped
+ *                              ram and keep: all that is mapped
  *     last of all              the last of the kept descriptors
  *
  *     So to know that all is back, keep the writing end of a pipe, given last: its
@@ -142,10 +143,11 @@
  *     ioperm and iopl, which take none: give those up before.  What is left
  *     to an attacker: to ask which PIDs exist; to drop memory that is his already;
  *     to use up, by timers, the signals that may be pending for that uid
- *     (RLIMIT_SIGPENDING); and to have the helper stay when the VMM is dead, keep the memory and, at the priority of that moment, a
- *     CPU, and go on writing to what the VMM had mapped and shares with others.
- *     So have the supervisor kill the helper after a timeout, and trust no memory
- *     that was shared with the VMM until the helper is gone.
+ *     (RLIMIT_SIGPENDING); and to have the helper stay when the VMM is dead, keep
+ *     the memory and, at the priority of that moment, a CPU, and go on writing to
+ *     what the VMM had mapped and shares with others.  So have the supervisor kill
+ *     the helper after a timeout, and trust no memory that was shared with the VMM
+ *     until the helper is gone.
  *
  *     The helper opens no new way to the VMM's memory: to trace the helper or to
  *     open its /proc/PID/mem takes what it took for the VMM when it called start
@@ -400,9 +402,9 @@ extern "C" {
 #define ATD_FN static __attribute__((ATD_BARE))
 
 /*
- * For the public functions: to their callers they have to be calls, after which
- * vector registers are anything, for some do not survive a system call (SVE,
- * RISC-V V).  gcc's -fipa-ra would look into what is merely not inlined.
+ * For the public functions that make system calls: to their callers they have to be
+ * calls, after which vector registers are anything, for some do not survive a system
+ * call (SVE, RISC-V V).  gcc's -fipa-ra would look into what is merely not inlined.
  */
 #if !defined(__clang__) && __GNUC__ >= 8
 #define ATD_OPAQUE __attribute__((noipa))
@@ -872,6 +874,21 @@ ATD_FN long atd_arg(const volatile void *p)
 	return (long)p;
 }
 
+/* The raw call, which also blocks the signals that libc keeps for itself. */
+ATD_FN long atd_sigmask(long how, const struct atd_sigset *set, long old)
+{
+	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), old, ATD_SIGSET_BYTES, 0);
+}
+
+/* All signals, or none. */
+ATD_FN void atd_fill(struct atd_sigset *set, unsigned long bits)
+{
+	unsigned long i;
+
+	for (i = 0; i < sizeof(set->bits) / sizeof(long); i++)
+		set->bits[i] = bits;
+}
+
 ATD_FN __attribute__((noinline)) long atd_prctl(long option, long arg, long arg2)
 {
 	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
@@ -900,7 +917,7 @@ ATD_FN long atd_sleep_us(long us)
 
 /*
  * For whatever has to be waited for by looking: sleeps, each time a sixteenth
- * longer, from 0 on.  Returns 0 when the sleeps have come to max microseconds
+ * longer.  Returns 0 when the sleeps have come to max microseconds
  * each, which is some 16 * max in all: no wait in here is without an end.
  */
 ATD_FN int atd_nap(long *us, long max)
@@ -913,7 +930,8 @@ ATD_FN int atd_nap(long *us, long max)
 }
 enum {
 	ATD_20_MS = 1250, ATD_250_MS = 15625, ATD_1_S = 62500,
-	ATD_5_S = 312500, ATD_10_S = 625000, ATD_30_S = 1875000, ATD_60_S = 3750000, ATD_300_S = 18750000
+	ATD_5_S = 312500, ATD_10_S = 625000, ATD_30_S = 1875000, ATD_60_S = 3750000,
+	ATD_300_S = 18750000
 };
 
 /*
@@ -963,13 +981,14 @@ static struct {
 #endif
 	char stack[ATD_STACK];
 	struct atd_fds kept;	/* those of keep when it was started */
-	int timer;		/* its life-line, see atd_hurry */
+	int timer;		/* see atd_set_timer */
 	int pidfd;		/* of the VMM; or -errno */
 	int workers_ready;	/* how many are under their filter */
 	int workers_error;	/* why one is not */
 	int workers_go;		/* all but the RAM is released */
 	int workers_done;
 	unsigned long next_chunk;	/* of the RAM, for whoever takes it */
+	unsigned long page;	/* its size */
 
 	/* The VMM's. */
 	int lock;		/* 0, or the PID of the process that is inside */
@@ -980,7 +999,6 @@ static struct {
 	int result;		/* what start returns */
 	struct atd_fds keep;
 	struct atd_area area[ATD_RANGES + 1];	/* the RAM; last the helper's image */
-	unsigned long page;
 } atd_shared __attribute__((aligned(64)));
 
 /*
@@ -1056,29 +1074,35 @@ ATD_FN long atd_next_kept(long fd)
 	return next;
 }
 
-
-/* Closes what is open and not kept of the n descriptors from fd on.  Asks of
- * many at once which are open; but where that is more than RLIMIT_NOFILE, closes. */
-ATD_FN void atd_close_range(long fd, long n)
+/* Asks of n descriptors from fd on, as many as fit into watch, which are open: those
+ * without POLLNVAL.  -EINVAL where n is more than RLIMIT_NOFILE. */
+ATD_FN long atd_ask(long fd, long n)
 {
 	struct atd_pollfd *const p = atd_shared.scratch.watch;
 	struct atd_timespec t;
-	long i, ret, room = sizeof(atd_shared.scratch) / sizeof(*p);
+	long i;
 
-	while (n > 0) {
-		if (room > n)
-			room = n;
-		for (i = 0; i < room; i++) {
-			p[i].fd = (int)(fd + i);
-			p[i].events = p[i].revents = 0;
-		}
-		t.sec = t.nsec = 0;
-		ret = atd_ppoll(atd_arg(p), room, atd_arg(&t));
+	for (i = 0; i < n; i++) {
+		p[i].fd = (int)(fd + i);
+		p[i].events = p[i].revents = 0;
+	}
+	t.sec = t.nsec = 0;
+	return atd_ppoll(atd_arg(p), n, atd_arg(&t));
+}
+
+/* Closes what is open and not kept of the n descriptors from 0 on, n being a multiple
+ * of what is asked of at once. */
+ATD_FN void atd_close_all(long n)
+{
+	const struct atd_pollfd *const p = atd_shared.scratch.watch;
+	const long room = sizeof(atd_shared.scratch.watch) / sizeof(*p);
+	long fd, i, ret;
+
+	for (fd = 0; fd < n; fd += room) {
+		ret = atd_ask(fd, room);
 		for (i = 0; i < room; i++)
 			if ((ret < 0 || !(p[i].revents & ATD_POLLNVAL)) && atd_next_kept(fd + i) != fd + i)
 				atd_syscall(__NR_close, fd + i, 0, 0, 0, 0);
-		fd += room;
-		n -= room;
 	}
 }
 
@@ -1134,7 +1158,7 @@ ATD_FN long atd_drop_files(void)
 		atd_syscall(__NR_close, dir, 0, 0, 0, 0);
 	else	/* Not a /proc.  Up to fs.nr_open's default and not to RLIMIT_NOFILE,
 		 * which may have been lowered since. */
-		atd_close_range(0, 1L << 20);
+		atd_close_all(1L << 20);
 
 	/* Where close is refused, all of the above was in vain. */
 	ret = atd_syscall(__NR_close, low, 0, 0, 0, 0);
@@ -1144,20 +1168,19 @@ ATD_FN long atd_drop_files(void)
 /* Is every kept descriptor open? */
 ATD_FN long atd_check_kept(void)
 {
-	struct atd_pollfd *const p = atd_shared.scratch.watch;
-	struct atd_timespec t;
+	const int *fd = atd_shared.kept.fd;
 	long ret;
 	int i;
 
 	for (i = 0; i < atd_shared.kept.n; i++) {
-		p->fd = atd_shared.kept.fd[i];
-		p->events = p->revents = 0;
-		t.sec = t.nsec = 0;
-		ret = atd_ppoll(atd_arg(p), 1, atd_arg(&t));
+		ret = atd_ask(fd[i], 1);
 		if (ret == -EINVAL)	/* RLIMIT_NOFILE is 0; ENOTDIR is fine */
-			ret = atd_syscall(__NR_getdents64, p->fd, atd_arg(&t), 0, 0, 0);
-		if (ret == -EBADF || (p->revents & ATD_POLLNVAL))
-			return -EBADF;
+			ret = atd_syscall(__NR_getdents64, fd[i],
+				atd_arg(atd_shared.scratch.bytes), 0, 0, 0);
+		else if (atd_shared.scratch.watch->revents & ATD_POLLNVAL)
+			ret = -EBADF;
+		if (ret == -EBADF)
+			return ret;
 	}
 	return 0;
 }
@@ -1191,10 +1214,8 @@ ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
 {
 	struct atd_sigset set;
 	struct atd_timespec t;
-	long i;
 
-	for (i = 0; i < (long)(sizeof(set.bits) / sizeof(long)); i++)
-		set.bits[i] = 0;
+	atd_fill(&set, 0);
 	set.bits[0] = 1UL << (ATD_SIGHUP - 1);
 	t.sec = 0;
 	t.nsec = ns;
@@ -1204,7 +1225,7 @@ ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
 
 /*
  * 0 if no other task uses this memory, -EINVAL if one does.  To unshare the
- * memory does nothing but fail while it is shared, since Linux 2.6.16
+ * memory does nothing but fail while it is shared, since Linux 2.6.30
  * (check_unshare_flags); it asks for no permission and no PID.  But it also fails
  * for a process of more than one thread.
  */
@@ -1280,8 +1301,8 @@ ATD_FN int atd_survey(void)
 /*
  * A userfaultfd's reader in another process may have asked to be told of
  * unmapping; the kernel then waits for it to listen, and only a fatal signal ends
- * that.  So before whatever may wait for others the helper puts off by a minute
- * the moment at which it is killed, which is to exit as without early release.
+ * that.  So the helper puts off by a minute, whenever it has got on, the moment at
+ * which it is killed, which is to exit as without early release.
  */
 ATD_FN long atd_set_timer(long seconds)
 {
@@ -1441,12 +1462,12 @@ ATD_FN void atd_free_ram(int worker)
 }
 
 /* Waits for the VMM's pidfd: 0 when it has ended. */
-ATD_FN int atd_wait_pidfd(int pidfd)
+ATD_FN int atd_wait_pidfd(void)
 {
 	struct atd_pollfd watch;
 	long ret;
 
-	watch.fd = pidfd;
+	watch.fd = atd_shared.pidfd;
 	watch.events = ATD_POLLIN;
 	do
 		ret = atd_ppoll(atd_arg(&watch), 1, 0);
@@ -1462,7 +1483,7 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void)
 
 	if (ret == 0) {
 		__atomic_add_fetch(&atd_shared.workers_ready, 1, __ATOMIC_RELEASE);
-		ret = atd_wait_pidfd(atd_shared.pidfd);
+		ret = atd_wait_pidfd();
 	} else
 		__atomic_store_n(&atd_shared.workers_error, (int)ret, __ATOMIC_RELEASE);
 	if (ret == 0) {
@@ -1518,10 +1539,8 @@ ATD_FN long atd_set_up(int vmm)
 
 	/* 1. No signal but SIGKILL and SIGSTOP gets through.  First of all, for from
 	 * here on no handler of SIGSYS can run on this small stack. */
-	for (i = 0; i < (int)(sizeof(all.bits) / sizeof(long)); i++)
-		all.bits[i] = ~0UL;
-	ret = atd_syscall(__NR_rt_sigprocmask, ATD_SIG_BLOCK, atd_arg(&all), 0,
-		ATD_SIGSET_BYTES, 0);
+	atd_fill(&all, ~0UL);
+	ret = atd_sigmask(ATD_SIG_BLOCK, &all, 0);
 	if (ret < 0)
 		return ret;
 
@@ -1621,7 +1640,7 @@ ATD_FN void atd_outlive(int vmm)
 {
 	long us = 200, max = ATD_20_MS;
 
-	if (atd_shared.pidfd < 0 || atd_wait_pidfd(atd_shared.pidfd) != 0) {
+	if (atd_shared.pidfd < 0 || atd_wait_pidfd() != 0) {
 		while (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm && atd_unshare_vm() != 0)
 			atd_wait_signal(500 * 1000 * 1000);
 		/* Either the VMM has called execve; or its last thread has begun to
@@ -1687,26 +1706,17 @@ static void atd_main(void)
  * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
  * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
  */
-static long atd_sigmask(long how, const struct atd_sigset *set, long old)
-{
-	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), old, ATD_SIGSET_BYTES, 0);
-}
-
 static long atd_enter(struct atd_sigset *old, int self)
 {
 	const unsigned long sigsys = 1UL << (ATD_SIGSYS - 1);
 	struct atd_sigset all, was;
 	long ret, us = 0;
-	unsigned i;
 	int holder = 0;
 
-	/* The raw call also blocks the signals that libc keeps for itself.  First
-	 * SIGSYS as well, to see that the kernel does so: where a handler answers
-	 * this call, it would answer the helper's too, on the helper's stack. */
-	for (i = 0; i < sizeof(all.bits) / sizeof(long); i++) {
-		all.bits[i] = ~0UL;
-		old->bits[i] = was.bits[i] = 0;
-	}
+	/* First SIGSYS as well, to see that the kernel does so: where a handler
+	 * answers this call, it would answer the helper's too, on the helper's stack. */
+	atd_fill(&all, ~0UL);
+	old->bits[0] = was.bits[0] = 0;
 	ret = atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(old));
 	if (ret == 0) {
 		all.bits[0] = ~sigsys | old->bits[0];
@@ -1931,7 +1941,7 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
  * The table is read by a helper whose VMM may have been killed anywhere in here:
  * an area is none while its end is 0, and has its start before its end.
  */
-ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
+ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
 {
 	const unsigned long from = (unsigned long)atd_arg(start), to = size ? from + size : 0;
 	unsigned long unused;
@@ -1961,7 +1971,7 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long 
 	return -ENOSPC;
 }
 
-ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
+ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 {
 	int i, j;
 

@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ring.h"
+
 static double now_ms(void)
 {
 	struct timespec t;
@@ -126,63 +128,11 @@ struct resource {
 	double free_ms;		/* when it was free */
 };
 
-#ifdef SYS_io_uring_setup
-/* The kernel's; linux/io_uring.h may be older, or missing. */
-struct ring_params {
-	unsigned sq_entries, cq_entries, unused[8];
-	struct { unsigned head, tail, mask, entries, flags, dropped, array, unused[3]; } sq;
-	struct { unsigned offsets[10]; } cq;
-};
-struct ring_request {
-	unsigned char opcode, flags;
-	unsigned short prio;
-	int fd;
-	unsigned long long unused[2];
-	unsigned length, events;
-	unsigned long long data, unused2[3];
-};
-
-static int ring_open(struct ring_params *p)
-{
-	memset(p, 0, sizeof(*p));
-	return (int)syscall(SYS_io_uring_setup, 1, p);
-}
-
-/* Has the kernel wait for fd to be readable.  Leaves the ring open and mapped. */
-static int ring_poll(int fd)
-{
-	struct ring_params p;
-	struct ring_request *request;
-	const int ring = ring_open(&p);
-	char *sq;
-
-	if (ring < 0)
-		return -1;
-	sq = mmap(NULL, p.sq.array + p.sq_entries * sizeof(unsigned), PROT_READ | PROT_WRITE,
-		MAP_SHARED, ring, 0);
-	request = mmap(NULL, p.sq_entries * sizeof(*request), PROT_READ | PROT_WRITE,
-		MAP_SHARED, ring, 0x10000000);
-	if (sq == MAP_FAILED || (void *)request == MAP_FAILED)
-		return -1;
-	memset(request, 0, sizeof(*request));
-	request->opcode = 6;	/* IORING_OP_POLL_ADD */
-	request->fd = fd;
-	request->events = 1 | 1 << 16;	/* POLLIN, in either byte order */
-	*(unsigned *)(void *)(sq + p.sq.array) = 0;
-	__atomic_store_n((unsigned *)(void *)(sq + p.sq.tail), 1, __ATOMIC_RELEASE);
-	return syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0) == 1 ? 0 : -1;
-}
-#else
-struct ring_params { int unused; };
-static int ring_open(struct ring_params *p) { (void)p; return -1; }
-static int ring_poll(int fd) { (void)fd; return -1; }
-#endif
-
 /* -1 if that cannot be had. */
 static int resource_make(struct resource *r, enum kind kind)
 {
 	char path[] = "/tmp/async-teardown.XXXXXX";
-	struct ring_params p;
+	struct ring_params p = { 0 };
 	int fds[2], ring;
 
 	r->kind = kind;
