@@ -491,7 +491,7 @@ static const char *race(void body(void), int threads, int runs)
 	pid_t helper;
 	int i, st, held, synchronous = 0;
 
-	mib *= 8;	/* for some CPU time to compare */
+	mib *= 4;	/* for some CPU time to compare */
 	threads_wanted = threads;
 	for (i = -3; i < runs; i++) {
 		TRY(spawn(body));
