@@ -200,8 +200,8 @@
  *     5.18    MADV_DONTNEED_LOCKED, and MADV_DONTNEED for hugetlb [s]
  *
  *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.0 was
- *     run on 3.10 and 4.18 (RHEL), 4.4 and 5.4; this one on 5.10, 6.1, 6.12
- *     and 6.18, also with pidfd_open and close_range refused.
+ *     run on 3.10 and 4.18 (RHEL), 4.4 and 5.4; this one on 5.10, 6.1, 6.12,
+ *     6.18 and 7.2, also with pidfd_open and close_range refused.
  *
  * COMPILING
  *
@@ -224,10 +224,11 @@
  *     fail; so does -fsplit-stack with g++.
  *
  *     Run under a kernel of its own, on both paths: x86-64, i386, aarch64, arm
- *     (ARM and Thumb code), s390x, ppc64le, mips64el; all but x86-64 in emulation.
- *     riscv64: so was version 1.0.  Compiled only: loongarch64, mips64.  On another
- *     architecture, on arm before version 6 and on big-endian arm the implementation
- *     is an #error; on another system than Linux the functions return -ENOSYS.
+ *     (ARM and Thumb code), s390x, ppc64le, mips64el, loongarch64; riscv64 with
+ *     pidfds, and version 1.0 on both; all but x86-64 in emulation.  Compiled only:
+ *     mips64.  On another architecture, on arm before version 6 and on big-endian arm
+ *     the implementation is an #error; on another system than Linux the functions
+ *     return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
@@ -1358,8 +1359,11 @@ ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 			if (align >> 31 >> 4)
 				return 0;
 			size = align;
-		} else
+		} else {
+			if (refused % 1024 == 0)
+				atd_set_timer(60);
 			size <<= refused++ >> 14;
+		}
 		if (size - 1 > to - from - 1)
 			size = to - from;
 		from += size;
