@@ -224,11 +224,10 @@
  *     fail; so does -fsplit-stack with g++.
  *
  *     Run under a kernel of its own, on both paths: x86-64, i386, aarch64, arm
- *     (ARM and Thumb code), s390x, ppc64le, mips64el, loongarch64; riscv64 with
- *     pidfds, and version 1.0 on both; all but x86-64 in emulation.  Compiled only:
- *     mips64.  On another architecture, on arm before version 6 and on big-endian arm
- *     the implementation is an #error; on another system than Linux the functions
- *     return -ENOSYS.
+ *     (ARM and Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but
+ *     x86-64 in emulation.  Compiled only: mips64.  On another architecture, on arm
+ *     before version 6 and on big-endian arm the implementation is an #error; on
+ *     another system than Linux the functions return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
