@@ -14,7 +14,10 @@ enum { RING_SQPOLL = 1 << 1, RING_NO_MMAP = 1 << 14 };
 /* The kernel's; linux/io_uring.h may be older, or missing. */
 struct ring_params {
 	unsigned sq_entries, cq_entries, flags, unused[7];
-	struct { unsigned head, tail, mask, entries, flags, dropped, array, unused; unsigned long long user_memory; } sq;
+	struct {
+		unsigned head, tail, mask, entries, flags, dropped, array, unused;
+		unsigned long long user_memory;
+	} sq;
 	struct { unsigned unused[8]; unsigned long long user_memory; } cq;
 };
 struct ring_request {

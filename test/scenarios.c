@@ -20,7 +20,6 @@
 #include <grp.h>
 #include <limits.h>
 #include <malloc.h>
-#include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -49,7 +48,6 @@
 
 #define ASYNC_TEARDOWN_IMPLEMENTATION
 #include "../async_teardown.h"
-#include "ring.h"
 
 enum { NOBODY = 65534 };
 
@@ -1099,8 +1097,8 @@ static const char *idle(void)
 		before = atol(status(sh->helper, "voluntary_ctxt_switches"));
 		nanosleep(&t, NULL);
 		CHECK(asleep(sh->helper));
-		before -= atol(status(sh->helper, "voluntary_ctxt_switches"));
-		CHECK(-before <= 4 + 2 * (now() - since));
+		CHECK(atol(status(sh->helper, "voluntary_ctxt_switches")) - before <=
+			4 + 2 * (now() - since));
 		return killed_asynchronously();
 	}
 	before = switches(sh->helper);
@@ -2544,6 +2542,7 @@ static int threads_of(pid_t pid) { return atoi(status(pid, "Threads")); }
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <sys/socket.h>
+#include "ring.h"
 
 /* Sends a descriptor that stays open in no process. */
 static void send_fd(int to, int fd)
@@ -3643,9 +3642,7 @@ static void measure_stack(void)
 /* As deep as it goes while it frees RAM; the address is the same in the judge. */
 static const char *stack_is_enough(void)
 {
-	char stack[sizeof(atd_shared.stack)], path[64];
-	int i, fd = -1, uffd = -1;
-	pid_t helper;
+	int fd = -1;
 
 	TRY(spawn(measure_stack));
 	CHECK(sh->counter >= 512);
@@ -3653,6 +3650,10 @@ static const char *stack_is_enough(void)
 	if (getenv("VERBOSE"))
 		printf("# set-up: %d bytes of the stack never used\n", sh->counter);
 #ifdef UFFD_API
+	char stack[sizeof(atd_shared.stack)], path[64];
+	int i, uffd = -1;
+	pid_t helper;
+
 	chunks = 2 * ASYNC_TEARDOWN_THREADS;
 	TRY(spawn_with_devices(&uffd));
 	helper = sh->helper;
