@@ -87,9 +87,10 @@
  *                              locks, files; unless they are kept
  *     next, with ram or keep   what is mapped and not in RAM: VFIO regions, KVM's
  *                              guest (its run areas), io_uring with the registered
- *                              files and those of requests in flight (with SQPOLL
- *                              or NO_MMAP these are free after wait), packet rings,
- *                              locks and files of mappings
+ *                              files and those of requests in flight (with NO_MMAP
+ *                              these are free after wait; with SQPOLL those of
+ *                              requests are), packet rings, locks and files of
+ *                              mappings
  *     then                     RAM; then kept descriptors in the order given
  *     when the helper is gone  native AIO's files, namespaces, the executable (ETXTBSY
  *                              until then), the root directory (EBUSY), the control
@@ -105,14 +106,17 @@
  *     Nothing is released early, but the RAM is still freed in parallel, where the
  *     helper's calls are kept track of by a shadow stack (x86 SHSTK, arm64 GCS).
  *     Neither is done where the linker does not tell the bounds of the image
- *     (__ehdr_start and _end), or a filter refuses timer_create.  Sealed mappings
- *     (mseal) stay until the end, and so does the rest of a huge page of hugetlb
- *     that a range cuts.  hugetlb pages are left to the exit before Linux 5.18, and
- *     those of 1 GiB in a range of up to 2 TiB; so is mlocked RAM before 5.18.
- *     The pages of a shared file (memfd) are freed with its last mapping.  Should the
- *     release wait for a minute (a userfaultfd's reader that was to be told of it,
- *     in another process, and does not read), the helper is killed, and all is
- *     freed as by exit.
+ *     (__ehdr_start and _end), or timer_create is refused, by a filter or because the
+ *     uid's RLIMIT_SIGPENDING is used up.  Sealed mappings (mseal) stay until the end;
+ *     so does the rest of a huge page of hugetlb that a range cuts, and what the kernel
+ *     puts into gaps between the segments of a static PIE (there are some if these are
+ *     aligned to more than a page, as is usual on arm64; -Wl,-z,max-page-size=4096).
+ *     Before Linux 5.18 hugetlb pages and mlocked RAM are freed by one thread after
+ *     the rest of the RAM, as are hugetlb pages of 1 GiB in a range of up to 2 TiB.
+ *     The pages of a shared file (memfd) are freed with its last mapping, by one
+ *     thread.  Should one step of the release take an hour (a userfaultfd's reader
+ *     that was to be told of it, in another process, and does not read), the helper
+ *     is killed, and all is freed as by exit.
  *
  * ALSO
  *
@@ -174,7 +178,7 @@
  *     older way.  If the filter kills the helper for a call, start returns -EPERM,
  *     and if it does so for one of those with ram or keep, which are made when the
  *     VMM is gone, the memory is freed by that; if it kills just one of several
- *     threads, in five minutes.  A handler of SIGSYS (SECCOMP_RET_TRAP)
+ *     threads, in an hour.  A handler of SIGSYS (SECCOMP_RET_TRAP)
  *     may answer the VMM's calls; the helper blocks SIGSYS, and to be trapped is
  *     its death.  If it answers rt_sigprocmask, start returns -EPERM.
  *
@@ -219,9 +223,9 @@
  *
  *     C99 or C++11 and later, gcc or clang (others are an #error), glibc or musl.
  *     Nothing has to be defined or included before; needs no function of libc.  No
- *     allocation; 8 KiB, of which 1.1 are the helper's stack (3 on s390x, mips and
- *     ppc64), and as much for each further thread.  -fstack-check makes start
- *     fail; so does -fsplit-stack with g++.
+ *     allocation; 8 KiB with -Os, of which 1.1 are the helper's stack (3 on s390x,
+ *     mips and ppc64), and as much for each further thread.  -fstack-check makes
+ *     start fail; so does -fsplit-stack with g++.
  *
  *     Run under a kernel of its own, on both paths: x86-64, i386, aarch64, arm
  *     (ARM and Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but
@@ -327,8 +331,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  *
  * When the VMM is gone, the helper releases all that is mapped (so KVM is gone before
  * its guest_memfd) and then closes them in the order given.  The last one is closed by
- * its exit, when all else is free.  A helper that is killed closes them by number, and
- * one that releases nothing early lets go of mapped files after the last one.
+ * its exit, when all else is free.  A helper that is killed closes them in no certain
+ * order, and one that releases nothing early lets go of mapped files after the last.
  *
  * What comes later can be kept, too, in a socket that is: send it there (SCM_RIGHTS,
  * unix(7)) and never receive it.
@@ -931,7 +935,7 @@ ATD_FN int atd_nap(long *us, long max)
 enum {
 	ATD_20_MS = 1250, ATD_250_MS = 15625, ATD_1_S = 62500,
 	ATD_5_S = 312500, ATD_10_S = 625000, ATD_30_S = 1875000, ATD_60_S = 3750000,
-	ATD_300_S = 18750000
+	ATD_1_H = 225000000
 };
 
 /*
@@ -1301,9 +1305,13 @@ ATD_FN int atd_survey(void)
 /*
  * A userfaultfd's reader in another process may have asked to be told of
  * unmapping; the kernel then waits for it to listen, and only a fatal signal ends
- * that.  So the helper puts off by a minute, whenever it has got on, the moment at
- * which it is killed, which is to exit as without early release.
+ * that.  So the helper puts off, whenever it has got on, the moment at which it is
+ * killed, which is to exit as without early release.  By an hour, for one call may
+ * free a whole memfd, or end a protected guest, and neither can be divided.
  */
+#ifndef ATD_PATIENCE	/* for a test */
+#define ATD_PATIENCE 3600
+#endif
 ATD_FN long atd_set_timer(long seconds)
 {
 	struct atd_itimerspec t;
@@ -1353,14 +1361,14 @@ ATD_FN int atd_unmap(unsigned long from, unsigned long to)
 			size /= 2;
 		}
 		if (ret == 0)
-			atd_set_timer(60);
+			atd_set_timer(ATD_PATIENCE);
 		else if (ret == -EINVAL) {
 			if (align >> 31 >> 4)
 				return 0;
 			size = align;
 		} else {
 			if (refused % 1024 == 0)
-				atd_set_timer(60);
+				atd_set_timer(ATD_PATIENCE);
 			size <<= refused++ >> 14;
 		}
 		if (size - 1 > to - from - 1)
@@ -1398,7 +1406,7 @@ ATD_FN void atd_release(void)
 	unsigned long from = 0;
 	int i, next;
 
-	atd_set_timer(60);
+	atd_set_timer(ATD_PATIENCE);
 	if (atd_shadow_stack())
 		return;
 	do {
@@ -1420,7 +1428,7 @@ ATD_FN void atd_drop(unsigned long from, unsigned long to, int worker)
 	if (from >= to)
 		return;
 	if (!worker)
-		atd_set_timer(60);
+		atd_set_timer(ATD_PATIENCE);
 	ret = atd_syscall(__NR_madvise, (long)from, (long)(to - from), ATD_MADV_DONTNEED, 0, 0);
 	if (ret == -EINVAL)	/* mlocked: since Linux 5.18 */
 		atd_syscall(__NR_madvise, (long)from, (long)(to - from),
@@ -1492,7 +1500,7 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void)
 	if (ret == 0) {
 		/* A filter of the VMM's may have killed just the first thread. */
 		while (!__atomic_load_n(&atd_shared.workers_go, __ATOMIC_ACQUIRE))
-			if (!atd_nap(&us, ATD_300_S))
+			if (!atd_nap(&us, ATD_1_H))
 				atd_syscall(__NR_exit_group, 0, 0, 0, 0, 0);
 		atd_free_ram(1);
 	}
@@ -1719,7 +1727,8 @@ static long atd_enter(struct atd_sigset *old, int self)
 	/* First SIGSYS as well, to see that the kernel does so: where a handler
 	 * answers this call, it would answer the helper's too, on the helper's stack. */
 	atd_fill(&all, ~0UL);
-	old->bits[0] = was.bits[0] = 0;
+	atd_fill(old, 0);
+	was.bits[0] = 0;
 	ret = atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(old));
 	if (ret == 0) {
 		all.bits[0] = ~sigsys | old->bits[0];
@@ -1764,15 +1773,20 @@ static long atd_running(int self)
 {
 	/* Without a helper asks about the caller, which is no child of its own:
 	 * so it is known before the clone whether wait4 is permitted. */
-	const int pid = atd_shared.vmm == self ? atd_shared.pid : 0;
-	const long ret = atd_wait(pid ? pid : self, 0);
+	const int pid = atd_shared.vmm == self && atd_shared.pid ? atd_shared.pid : self;
+	long ret, us = 0;
 
-	if (ret < 0)
-		return ret == -ECHILD ? 0 : ret;
-	if (ret > 0)
-		atd_shared.pid = 0;
-	/* If somebody else has reaped it, its PID may be that of another child. */
-	return ret == 0 && __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE);
+	/* A helper that was killed has, for a moment, left the memory and is yet to be
+	 * reaped.  Or somebody else has reaped it, and its PID is another child's. */
+	do {
+		ret = atd_wait(pid, 0);
+		if (ret == 0 && __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
+			return 1;
+	} while (ret == 0 && atd_nap(&us, ATD_5_S));
+	if (ret < 0 && ret != -ECHILD)
+		return ret;
+	atd_shared.pid = 0;
+	return 0;
 }
 
 /* Kills the helper and reaps it; -ETIMEDOUT if it does not die, because it is
@@ -2018,6 +2032,7 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 #undef ATD_ARCH
 #undef ATD_ARG_LOW
 #undef ATD_IF
+#undef ATD_PATIENCE
 
 #else /* not Linux */
 
