@@ -1783,10 +1783,11 @@ static long atd_running(int self)
 		if (ret == 0 && __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
 			return 1;
 	} while (ret == 0 && atd_nap(&us, ATD_5_S));
-	if (ret < 0 && ret != -ECHILD)
-		return ret;
-	atd_shared.pid = 0;
-	return 0;
+	/* Not when it is no child: this may be one of vfork, in a PID namespace where
+	 * its number is that of the VMM. */
+	if (ret > 0)
+		atd_shared.pid = 0;
+	return ret < 0 && ret != -ECHILD ? ret : 0;
 }
 
 /* Kills the helper and reaps it; -ETIMEDOUT if it does not die, because it is
