@@ -1903,7 +1903,7 @@ static long atd_launch(int self)
 		ATD_CLONE_VFORK, below - ((unsigned long)atd_arg(below) & 63), atd_starter, 0);
 	/* It still is a thread of this process for a moment, and while it is the
 	 * caller could not unshare its user namespace, for example. */
-	while (tid > 0 && atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0 && atd_nap(&us, ATD_20_MS))
+	while (tid > 0 && atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0 && atd_nap(&us, ATD_1_S))
 		;
 	atd_prctl(ATD_PR_SET_TIMERSLACK, slack, 0);
 	return tid < 0 ? tid : atd_shared.result;
