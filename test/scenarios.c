@@ -72,10 +72,9 @@ static pid_t vmm;
 static char *broken(const char *file, int line, const char *what)
 {
 	char whole[sizeof(sh->broken)] = "";
-	const int error = errno;
 
 	/* The judge reads as soon as there is a first character. */
-	snprintf(whole, sizeof(whole), "%s:%d: %s (errno %d)", file, line, what, error);
+	snprintf(whole, sizeof(whole), "%s:%d: %s (errno %d)", file, line, what, errno);
 	memcpy(sh->broken + 1, whole + 1, sizeof(whole) - 1);
 	__atomic_store_n(sh->broken, *whole, __ATOMIC_RELEASE);
 	return sh->broken;
