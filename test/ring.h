@@ -2,6 +2,9 @@
  * ring.h - an io_uring that polls a descriptor, for whoever needs something that is
  * held by a mapping
  */
+#ifndef RING_H
+#define RING_H
+
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -75,7 +78,7 @@ static int ring_poll_with(unsigned flags, int fd)
 	return 0;
 }
 
-static int ring_poll(int fd)
+static __attribute__((unused)) int ring_poll(int fd)
 {
 	return ring_poll_with(0, fd);
 }
@@ -83,5 +86,7 @@ static int ring_poll(int fd)
 struct ring_params { int unused; };
 static int ring_open(struct ring_params *p) { (void)p; return -1; }
 static int ring_poll_with(unsigned flags, int fd) { (void)flags; (void)fd; return -1; }
-static int ring_poll(int fd) { return ring_poll_with(0, fd); }
+static __attribute__((unused)) int ring_poll(int fd) { return ring_poll_with(0, fd); }
+#endif
+
 #endif

@@ -1,0 +1,273 @@
+/*
+ * ending.c - the VMM dies: of whatever cause, and in whatever state its threads are, it is
+ * reaped while the helper still has the memory
+ *
+ * Causes (exit, signals, its process group, its terminal), threads that are long in
+ * exiting or outlive the main one, and a helper that is stopped on its way out.
+ * A helper that frees RAM early is in release.c, the OOM killer in helper.c.
+ */
+#include <termios.h>
+
+static void end_exit(void) { start(); ready(); await_go(); exit(3); }
+static void end_abort(void) { start(); ready(); await_go(); abort(); }
+static void end_segv(void) { start(); ready(); await_go(); *(volatile int *)(uintptr_t)sh->entered = 0; }
+static void end_term(void) { start(); ready(); await_go(); raise(SIGTERM); }
+
+static const char *ends(void)
+{
+	TRY(spawn(end_exit)); TRY(ended_by(by_go, -3));
+	TRY(spawn(end_abort)); TRY(ended_by(by_go, SIGABRT));
+	TRY(spawn(end_segv)); TRY(ended_by(by_go, SIGSEGV));
+	TRY(spawn(end_term)); TRY(ended_by(by_go, SIGTERM));
+	TRY(spawn(start)); TRY(ended_by(by_kill, SIGKILL));
+	return NULL;
+}
+
+static void *start_in_thread(void *arg)
+{
+	(void)arg;
+	start();
+	return NULL;
+}
+
+static void start_in_thread_that_ends(void)
+{
+	size_t size = 1 << 20;
+	char *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_attr_t attr;
+	pthread_t t;
+
+	/* libc keeps the thread-local storage at the end of the stack */
+	MUST(stack != MAP_FAILED && !pthread_attr_init(&attr) &&
+		!pthread_attr_setstack(&attr, stack, size));
+	MUST(!pthread_create(&t, &attr, start_in_thread, NULL) && !pthread_join(t, NULL));
+	MUST(!munmap(stack, size));
+}
+
+static const char *starter_thread_ends(void)
+{
+	pid_t helper;
+	long before;
+
+	TRY(spawn(start_in_thread_that_ends));
+	helper = sh->helper;
+	before = switches(helper);
+	CHECK(freeze(helper) && thaw(helper));	/* run its code once more */
+	if (!has_pidfd(helper))
+		CHECK(UNTIL(deadline, switches(helper) > before + 5));
+	CHECK(asleep(helper));
+	return killed_asynchronously();
+}
+
+static void *sleeper(void *arg)
+{
+	(void)arg;
+	__atomic_add_fetch(&sh->counter, 1, __ATOMIC_SEQ_CST);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static void make_threads(int n)
+{
+	pthread_attr_t attr;
+	pthread_t t;
+	int i;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 65536 > PTHREAD_STACK_MIN ? 65536 : PTHREAD_STACK_MIN);
+	for (i = 0; i < n; i++)
+		MUST(!pthread_create(&t, &attr, sleeper, NULL));
+	MUST(UNTIL(deadline, sh->counter >= n));
+}
+
+static int threads_wanted;
+static void start_with_threads(void) { make_threads(threads_wanted); start(); }
+
+static double cpu(const struct rusage *u)
+{
+	return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+		(double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
+}
+
+/*
+ * Who tore down?  Not stopped here, for that would hide the race.  The helper has
+ * done it if the memory is still held when wait returns; if it is not, because the
+ * judge was late, then the helper has used the CPU time that it takes, or next to
+ * none.
+ */
+static const char *race(void body(void), int threads, int runs)
+{
+	struct rusage use;
+	double reference = 0;
+	pid_t helper;
+	int i, st, held, synchronous = 0;
+
+	mib *= 4;	/* for some CPU time to compare */
+	threads_wanted = threads;
+	for (i = -3; i < runs; i++) {
+		TRY(spawn(body));
+		helper = sh->helper;
+		if (i < 0)
+			CHECK(freeze(helper));
+		CHECK(by_kill() && waitpid(vmm, NULL, 0) == vmm);
+		held = mm_held();
+		if (i < 0)
+			CHECK(!signal_one(helper, SIGCONT));
+		CHECK(UNTIL(deadline, wait4(helper, &st, WNOHANG | __WALL, &use) == helper));
+		if (i < 0 && (reference == 0 || cpu(&use) < reference))
+			reference = cpu(&use);
+		else if (i >= 0)
+			synchronous += !held && cpu(&use) < reference / 3;
+	}
+	if (synchronous)
+		fprintf(stderr, "# %d threads: %d of %d runs synchronous\n", threads, synchronous, runs);
+	CHECK(synchronous == 0);
+	return NULL;
+}
+
+static const char *race_4(void) { return race(start_with_threads, 4, effort(200)); }
+static const char *race_64(void) { return race(start_with_threads, 64, effort(100)); }
+static const char *race_512(void) { return race(start_with_threads, 512, effort(20)); }
+
+#ifdef __GLIBC__
+/* A thread that takes long to exit, and before it lets go of the memory: the
+ * kernel walks its list of robust mutexes, each of which has a waiter. */
+static void *robust_sleeper(void *arg)
+{
+	pthread_mutex_t *held = calloc(2000, sizeof(*held));
+	pthread_mutexattr_t attr;
+	int i;
+
+	MUST(held && !pthread_mutexattr_init(&attr) &&
+		!pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST));
+	for (i = 0; i < 2000; i++) {
+		MUST(!pthread_mutex_init(&held[i], &attr) && !pthread_mutex_lock(&held[i]));
+		*(unsigned *)(void *)&held[i] |= 0x80000000U;	/* FUTEX_WAITERS */
+	}
+	return sleeper(arg);
+}
+
+static void start_with_slow_threads(void)
+{
+	pthread_t t;
+	int i;
+
+	for (i = 0; i < 128; i++)
+		MUST(!pthread_create(&t, NULL, robust_sleeper, NULL));
+	MUST(UNTIL(deadline, sh->counter >= 128));
+	start();
+}
+
+static const char *race_slow(void)
+{
+	return race(start_with_slow_threads, 128, effort(60));
+}
+#else
+static const char *race_slow(void)
+{
+	SKIP("knows only glibc's mutexes");
+}
+#endif
+
+static void *last_thread(void *arg)
+{
+	(void)arg;
+	await_go();
+	_exit(0);
+}
+
+static void main_thread_leaves(void)
+{
+	pthread_t t;
+
+	start();
+	MUST(!pthread_create(&t, NULL, last_thread, NULL));
+	ready();
+	pthread_exit(NULL);
+}
+
+static const char *main_thread_exits(void)
+{
+	pid_t helper;
+	long before;
+
+	TRY(spawn(main_thread_leaves));
+	helper = sh->helper;
+	CHECK(UNTIL(deadline, state(vmm) == 'Z'));
+	before = switches(helper);
+	CHECK(freeze(helper) && thaw(helper));
+	if (!has_pidfd(helper))	/* see it time out and stay */
+		CHECK(UNTIL(deadline, switches(helper) > before + 5));
+	CHECK(asleep(helper) && mm_held());
+	return ended_by(by_go, 0);
+}
+
+static void start_in_group(void) { MUST(!setpgid(0, 0)); start(); }
+
+static const char *killed_by_group(void)
+{
+	TRY(spawn(start_in_group));
+	return ended_by(by_group, SIGKILL);
+}
+
+static int terminal = -1;
+static void start_on_terminal(void)
+{
+	int fd;
+
+	MUST(setsid() > 0);
+	fd = open(ptsname(terminal), O_RDWR);
+	MUST(fd >= 0 && !ioctl(fd, TIOCSCTTY, 0));
+	close(terminal);
+	start();
+}
+static int by_interrupt(void) { return write(terminal, "\003", 1) == 1; }
+static int by_hangup(void) { return !close(terminal); }
+
+static const char *terminals(void)
+{
+	terminal = posix_openpt(O_RDWR | O_NOCTTY);
+	if (terminal < 0 || grantpt(terminal) || unlockpt(terminal))
+		SKIP("no pseudo-terminals");
+	TRY(spawn(start_on_terminal));
+	TRY(ended_by(by_interrupt, SIGINT));
+	close(terminal);
+	CHECK((terminal = posix_openpt(O_RDWR | O_NOCTTY)) >= 0 && !unlockpt(terminal));
+	TRY(spawn(start_on_terminal));
+	return ended_by(by_hangup, SIGHUP);
+}
+
+static const char *stopped_in_pause(void)
+{
+	int i;
+
+	/* anywhere on its way out, the pause before exiting included */
+	for (i = 0; i < 40; i++) {
+		struct timespec t = { 0, i * 50000 };
+
+		TRY(spawn(start));
+		CHECK(by_kill());
+		nanosleep(&t, NULL);
+		signal_one(sh->helper, SIGSTOP);
+		CHECK(reap(vmm, NULL));
+		signal_one(sh->helper, SIGCONT);
+		CHECK(leaves(sh->helper));	/* and not by SIGSYS */
+	}
+	return NULL;
+}
+
+/* A new case is a function above and a line here. */
+static const struct test ending_tests[] = {
+	{ "ends", ends, "exit, abort, SIGSEGV, SIGTERM, SIGKILL: reaped while the stopped helper has the memory" },
+	{ "starter_thread_ends", starter_thread_ends, "the thread that called start ends, its stack and TLS are unmapped" },
+	{ "race_4", race_4, "4 threads killed, hundreds of times: never synchronous" },
+	{ "race_64", race_64, "64 threads likewise" },
+	{ "race_512", race_512, "512 threads likewise" },
+	{ "race_slow", race_slow, "128 threads that are long in exiting, likewise" },
+	{ "main_thread_exits", main_thread_exits, "the main thread leaves, the helper stays until the last one" },
+	{ "killed_by_group", killed_by_group, "kill -9 of the process group" },
+	{ "terminals", terminals, "^C and a hangup of the terminal" },
+	{ "stopped_in_pause", stopped_in_pause, "stopped and continued on its way out" },
+	{ NULL, NULL, NULL }
+};

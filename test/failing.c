@@ -1,0 +1,368 @@
+/*
+ * failing.c - start and stop that cannot go on: the error that they return, in which time,
+ * and what is left
+ *
+ * Limits of processes, PID namespaces, a helper that somebody holds or kills, a file server
+ * that does not answer, a lock that nobody will release.  Where a seccomp filter of the
+ * VMM's own is the cause: filters.c.  Kept descriptors that are not open: keep.c.
+ */
+#include <sys/ptrace.h>
+
+static void start_at_process_limit(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	if (!geteuid())
+		MUST(!setresuid(54321, 54321, 54321));
+	MUST(!setrlimit(RLIMIT_NPROC, &none));
+	fails_with(-EAGAIN);
+}
+
+static const char *process_limit(void)
+{
+	TRY(spawn(start_at_process_limit));
+	return killed_synchronously();
+}
+
+static void start_at_third_thread(void)
+{
+	/* this one, the one that starts the helper, the helper, one thread of it */
+	struct rlimit four = { 4, 4 };
+
+	if (!geteuid())
+		MUST(!setresuid(54322, 54322, 54322));
+	MUST(!setrlimit(RLIMIT_NPROC, &four));
+	sh->result = async_teardown_start();
+	MUST(childless() ? sh->result < 0 : sh->result > 0);
+}
+
+static const char *limit_at_third_thread(void)
+{
+	TRY(spawn(start));
+	if (ASYNC_TEARDOWN_THREADS < 3 || !has_pidfd(sh->helper) || geteuid()) {
+		TRY(killed_asynchronously());
+		SKIP("needs root, a pidfd and three threads");
+	}
+	TRY(killed_asynchronously());
+	TRY(spawn(start_at_third_thread));
+	CHECK(sh->result == -EAGAIN);
+	return killed_synchronously();
+}
+
+static void start_as_pid_1(void)
+{
+	MUST(getpid() == 1);
+	atd_shared.lock = 1;	/* as if cloned into this namespace by another PID 1 */
+	fails_with(-EOPNOTSUPP);
+}
+
+static void start_after_unshare(void)
+{
+	pid_t child;
+	int st;
+
+	MUST(!unshare(CLONE_NEWPID));
+	fails_with(-EINVAL);
+	child = fork();		/* PID 1 of the namespace, which start has left alone */
+	if (!child)
+		_exit(getpid() == 1 ? 0 : 1);
+	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+}
+
+static const char *pid_namespaces(void)
+{
+	TRY(spawn(start));	/* a judge that may unshare itself later */
+	TRY(killed_asynchronously());
+	if (unshare(CLONE_NEWPID) && unshare(CLONE_NEWUSER | CLONE_NEWPID))
+		SKIP("no PID namespace can be made");
+	TRY(spawn(start_as_pid_1));
+	TRY(killed_synchronously());
+	return NULL;
+}
+
+static const char *unshared_pid_namespace(void)
+{
+	if (geteuid())
+		SKIP("needs root");
+	TRY(spawn(start_after_unshare));
+	return killed_synchronously();
+}
+
+static void start_when_told(void)
+{
+	ready();
+	await_go();
+	sh->second = async_teardown_start();
+	sh->passed = 1;
+	while (sh->go != 2)
+		nap();
+	sh->helper = async_teardown_start();
+	sh->passed = 2;
+}
+
+/* Has the VMM call start, and traces it so that its helper never runs. */
+static const char *hold_helper(pid_t *helper)
+{
+	const long options = PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
+	pid_t pid;
+	int st;
+
+	*helper = 0;
+	TRY(spawn(start_when_told));
+	if (ptrace(PTRACE_SEIZE, vmm, 0, options))
+		SKIP("may not trace");
+	sh->go = 1;
+	while (!*helper) {
+		CHECK(UNTIL(deadline, (pid = waitpid(-1, &st, WNOHANG | __WALL)) > 0));
+		CHECK(WIFSTOPPED(st));
+		if (atoi(status(pid, "Tgid")) != vmm)
+			*helper = pid;
+		else
+			CHECK(!ptrace(PTRACE_CONT, pid, 0, 0));
+	}
+	return NULL;
+}
+
+/* The VMM runs on; its threads' stops and ends are the tracer's. */
+static int vmm_passes(pid_t helper, int what)
+{
+	int st, sig;
+	pid_t pid;
+
+	return UNTIL(deadline, ({
+		while ((pid = waitpid(-1, &st, WNOHANG | __WALL)) > 0)
+			if (WIFSTOPPED(st) && pid != helper) {
+				sig = st >> 16 ? 0 : WSTOPSIG(st);
+				ptrace(PTRACE_CONT, pid, 0, (long)sig);
+			}
+		sh->passed == what;
+	}));
+}
+
+static const char *helper_held(void)
+{
+	pid_t held;
+
+	TRY(hold_helper(&held));
+	CHECK(vmm_passes(held, 1) && sh->second == -ETIMEDOUT);
+	/* it is killed, but traced; when it can die, the next start reaps it */
+	ptrace(PTRACE_DETACH, held, 0, 0);
+	sh->go = 2;
+	CHECK(vmm_passes(0, 2) && sh->helper > 0 && sh->helper != held);
+	CHECK(signal_one(held, 0) && errno == ESRCH);
+	return NULL;
+}
+
+static const char *killed_in_set_up(void)
+{
+	pid_t held;
+
+	TRY(hold_helper(&held));
+	CHECK(!signal_one(held, SIGKILL));
+	CHECK(vmm_passes(held, 1) && sh->second == -ECANCELED);
+	sh->go = 2;
+	CHECK(vmm_passes(0, 2) && sh->helper > 0);
+	return NULL;
+}
+
+/* SIGTERM waits as long as start and stop do; SIGKILL does not. */
+static const char *killed_while_waiting(pid_t helper)
+{
+	int st;
+
+	CHECK(!signal_one(vmm, SIGTERM));
+	CHECK(strtoull(status(vmm, "ShdPnd"), NULL, 16) & 1ULL << (SIGTERM - 1));
+	CHECK(strtoull(status(vmm, "SigBlk"), NULL, 16) & 1ULL << (SIGTERM - 1));
+	CHECK(state(vmm) && state(vmm) != 'Z' && !sh->passed);
+	CHECK(by_kill());
+	/* also, in start, its thread that waits for the helper */
+	CHECK(UNTIL(deadline, waitpid(-1, &st, WNOHANG | __WALL) == vmm && WTERMSIG(st) == SIGKILL));
+	CHECK(!ptrace(PTRACE_DETACH, helper, 0, 0));
+	CHECK(reap(helper, NULL) && mm_freed());
+	return NULL;
+}
+
+static void start_and_stop_when_told(void)
+{
+	start();
+	ready();
+	await_go();
+	async_teardown_stop();
+	sh->passed = 1;
+}
+
+static const char *signals_wait(void)
+{
+	pid_t helper;
+	int st;
+
+	TRY(hold_helper(&helper));
+	CHECK(UNTIL(deadline, state(vmm) == 'D'));	/* for the thread that clones */
+	TRY(killed_while_waiting(helper));
+	TRY(spawn(start_and_stop_when_told));
+	helper = sh->helper;
+	CHECK(!ptrace(PTRACE_SEIZE, helper, 0, PTRACE_O_TRACEEXIT));
+	sh->go = 1;
+	CHECK(reap(helper, &st) && WIFSTOPPED(st));
+	return killed_while_waiting(helper);
+}
+
+#if __has_include(<linux/fuse.h>)
+#include <linux/fuse.h>
+
+static int fuse = -1;
+static const char slow_file[] = "/dev/fuse";	/* mounted there, where only the test sees it */
+
+static void fuse_reply(uint64_t unique, const void *data, size_t size)
+{
+	struct { struct fuse_out_header h; char data[256]; } out;
+
+	memset(&out, 0, sizeof(out));
+	out.h.unique = unique;
+	out.h.len = (uint32_t)(sizeof(out.h) + size);
+	if (size)
+		memcpy(out.data, data, size);
+	if (write(fuse, &out, out.h.len) < 0)
+		return;
+}
+
+/* A file system that is one file; to a flush it answers when told. */
+static void *serve(void *arg)
+{
+	static char buf[1 << 17];
+	struct fuse_in_header *in = (void *)buf;
+	struct fuse_init_out init = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_write = 4096 };
+	struct fuse_attr_out attr = { .attr = { .ino = 1, .mode = S_IFREG | 0666, .nlink = 1 } };
+	struct fuse_open_out opened = { .fh = 1 };
+
+	(void)arg;
+	while (read(fuse, buf, sizeof(buf)) > 0)
+		switch (in->opcode) {
+		case FUSE_INIT: fuse_reply(in->unique, &init, sizeof(init)); break;
+		case FUSE_GETATTR: fuse_reply(in->unique, &attr, sizeof(attr)); break;
+		case FUSE_OPEN: fuse_reply(in->unique, &opened, sizeof(opened)); break;
+		case FUSE_FLUSH:
+			sh->entered++;
+			while (!sh->go)
+				nap();
+			fuse_reply(in->unique, NULL, 0);
+			break;
+		case FUSE_FORGET: break;
+		default: fuse_reply(in->unique, NULL, 0);
+		}
+	return NULL;
+}
+
+/* /dev/fuse is left to the judge alone: with it ends all waiting for an answer. */
+static void open_slow_file(void)
+{
+	MUST(!close(fuse) && open(slow_file, O_RDONLY) >= 0);
+}
+
+static void start_with_slow_file(void)
+{
+	open_slow_file();
+	sh->second = async_teardown_start();
+	ready();
+	await_go();
+	/* The old one ends as soon as the server has answered. */
+	MUST(UNTIL(deadline, (sh->helper = async_teardown_start()) != -ETIMEDOUT));
+	sh->passed = 1;
+}
+
+static void *start_slowly(void *arg)
+{
+	(void)arg;
+	while (!sh->attempt)
+		nap();
+	async_teardown_start();
+	return NULL;
+}
+
+static void start_with_slow_file_when_told(void)
+{
+	pthread_t t;
+
+	open_slow_file();
+	MUST(!pthread_create(&t, NULL, start_slowly, NULL));
+}
+
+static pid_t child_of(pid_t pid)
+{
+	struct dirent *e;
+	pid_t child = 0;
+	DIR *d = opendir("/proc");
+
+	while (d && !child && (e = readdir(d)))
+		if (atoi(e->d_name) && atoi(status(atoi(e->d_name), "PPid")) == pid)
+			child = atoi(e->d_name);
+	if (d)
+		closedir(d);
+	return child;
+}
+
+static const char *slow_flush(void)
+{
+	char options[128];
+	pthread_t t;
+	pid_t helper;
+
+	if (geteuid())
+		SKIP("needs root, to mount");
+	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
+		SKIP("no /dev/fuse");
+	CHECK(private_mounts());
+	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=0,group_id=0", fuse);
+	if (mount("atd", slow_file, "fuse", 0, options))
+		SKIP("cannot mount a FUSE");
+	CHECK(!pthread_create(&t, NULL, serve, NULL));
+	TRY(spawn(start_with_slow_file));
+	CHECK(sh->entered && sh->second == -ETIMEDOUT);
+	sh->go = 1;
+	CHECK(UNTIL(deadline, sh->passed) && sh->helper > 0);
+	TRY(killed_and_gone());
+
+	/* The VMM is killed in start, and a SIGSTOP keeps the helper from noticing. */
+	TRY(spawn(start_with_slow_file_when_told));
+	sh->go = 0;
+	sh->entered = 0;
+	sh->attempt = 1;
+	CHECK(UNTIL(deadline, sh->entered) && (helper = child_of(vmm)));
+	CHECK(!signal_one(helper, SIGSTOP) && by_kill());
+	sh->go = 1;
+	CHECK(reap(vmm, NULL) && reap(helper, NULL) && mm_freed());
+	return NULL;
+}
+#else
+static const char *slow_flush(void)
+{
+	SKIP("needs linux/fuse.h");
+}
+#endif
+
+static void start_under_stale_lock(void)
+{
+	atd_shared.lock = getpid();	/* as a fork would copy it, to the same PID */
+	fails_with(-ETIMEDOUT);
+}
+
+static const char *stale_lock(void)
+{
+	TRY(spawn(start_under_stale_lock));
+	return killed_synchronously();
+}
+
+/* A new case is a function above and a line here. */
+static const struct test failing_tests[] = {
+	{ "process_limit", process_limit, "-EAGAIN at the process limit" },
+	{ "pid_namespaces", pid_namespaces, "-EOPNOTSUPP for PID 1 of a PID namespace" },
+	{ "unshared_pid_namespace", unshared_pid_namespace, "-EINVAL after unshare(CLONE_NEWPID), and the namespace is as it was" },
+	{ "helper_held", helper_held, "-ETIMEDOUT when the helper is held by a debugger; the next start goes on" },
+	{ "killed_in_set_up", killed_in_set_up, "-ECANCELED when the helper is killed before it is ready" },
+	{ "slow_flush", slow_flush, "-ETIMEDOUT when a file's server does not answer; the next start goes on" },
+	{ "stale_lock", stale_lock, "-ETIMEDOUT under a lock whose holder is in another process of the same PID" },
+	{ "limit_at_third_thread", limit_at_third_thread, "-EAGAIN at the process limit of the third thread, nothing left" },
+	{ "signals_wait", signals_wait, "SIGTERM waits while start and stop do, SIGKILL ends the VMM" },
+	{ NULL, NULL, NULL }
+};

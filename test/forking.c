@@ -1,0 +1,330 @@
+/*
+ * forking.c - fork, vfork, exec and daemon around start and stop, and who else has the
+ * memory when it is released
+ *
+ * Whose helper it is in a child, and what becomes of a vfork child, of a forked one and of
+ * another copy of the header.  For threads see starting.c and ending.c.
+ */
+
+static void start_and_fork(void)
+{
+	pid_t child;
+
+	start();
+	child = fork();
+	MUST(child >= 0);
+	if (!child) {
+		MUST(async_teardown_stop() == 0);	/* not its own to stop */
+		MUST((sh->second = async_teardown_start()) > 0 && sh->second != sh->helper);
+		sh->passed = 1;
+		for (;;)
+			pause();
+	}
+	sh->target = child;
+	MUST(UNTIL(deadline, sh->passed));
+}
+
+static const char *forks(void)
+{
+	pid_t helper, child, childs;
+
+	/* the child dies first, */
+	TRY(spawn(start_and_fork));
+	CHECK(asleep(sh->helper) && asleep(sh->second));
+	CHECK(!signal_one(sh->target, SIGKILL));
+	CHECK(leaves(sh->second));
+	CHECK(freeze(sh->helper) && thaw(sh->helper));
+	TRY(killed_and_gone());
+	/* and the parent */
+	TRY(spawn(start_and_fork));
+	helper = sh->helper, childs = sh->second, child = sh->target;
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(leaves(helper));
+	CHECK(freeze(childs) && thaw(childs));
+	CHECK(!signal_one(child, SIGKILL) && reap(child, NULL) && gone(childs));
+	return NULL;
+}
+
+static void *start_and_stop(void *arg)
+{
+	(void)arg;
+	while (!sh->go) {
+		async_teardown_start();
+		async_teardown_stop();
+	}
+	return NULL;
+}
+
+static void fork_while_starting(void)
+{
+	pthread_t t;
+	pid_t child;
+	int i, st;
+
+	MUST(!pthread_create(&t, NULL, start_and_stop, NULL));
+	for (i = 0; i < effort(300); i++) {
+		child = fork();
+		if (!child) {
+			alarm((unsigned)deadline);
+			_exit(async_teardown_start() > 0 && async_teardown_stop() == 0 ? 0 : 1);
+		}
+		MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	}
+	sh->go = 1;
+	MUST(!pthread_join(t, NULL));
+}
+
+static const char *forks_while_starting(void)
+{
+	TRY(spawn(fork_while_starting));
+	return killed_synchronously();
+}
+
+static void daemonize(void)
+{
+	sh->daemon = 1;
+	if (fork())
+		_exit(0);
+	setsid();
+	sh->target = getpid();
+}
+
+static void start_as_daemon(void) { daemonize(); start(); }
+static void start_before_daemon(void) { start(); daemonize(); }
+
+static const char *daemonizes(void)
+{
+	pid_t helper;
+
+	TRY(spawn(start_as_daemon));
+	CHECK(reap(vmm, NULL));
+	vmm = sh->target;
+	TRY(killed_asynchronously());
+
+	TRY(spawn(start_before_daemon));
+	helper = sh->helper;
+	CHECK(reap(vmm, NULL));
+	CHECK(leaves(helper));
+	vmm = sh->target;
+	return killed_synchronously();
+}
+
+static void exec_sleep(void)
+{
+	if (sh->counter)
+		sh->result = async_teardown_stop();
+	ready();
+	execl("/proc/self/exe", "scenarios", "--pause", (char *)NULL);
+	_exit(98);
+}
+
+static void start_stop_exec(void) { start(); sh->counter = 1; exec_sleep(); }
+static void start_exec(void) { start(); exec_sleep(); }
+
+static const char *execs(void)
+{
+	pid_t helper;
+	int polls;
+
+	TRY(spawn(start_stop_exec));
+	CHECK(sh->result == 0);
+	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
+	CHECK(mm_freed());	/* nothing left of the old memory */
+	CHECK(by_kill() && reap(vmm, NULL));
+
+	/* without stop it stays, but no longer than the process; unless it polls */
+	TRY(spawn(start_exec));
+	helper = sh->helper;
+	polls = !has_pidfd(helper);
+	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
+	if (polls)
+		CHECK(mm_freed() && UNTIL(deadline, state(helper) == 'Z') && asleep(vmm));
+	else
+		CHECK(asleep(helper) && mm_held());
+	return killed_and_gone();
+}
+
+static void stop_in_vfork(void)
+{
+	pid_t child;
+	int st;
+
+	start();
+	child = vfork();
+	if (!child)
+		_exit(async_teardown_stop());
+	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	MUST(async_teardown_start() == sh->helper);
+	MUST(async_teardown_stop() == 0);
+	MUST(childless());
+	start();
+}
+
+static void stop_in_vforks_while_starting(void)
+{
+	pthread_t t[2];
+	pid_t child;
+	int i, st;
+
+	MUST(!setpgid(0, 0));	/* a helper of PID 0 is one's process group */
+	for (i = 0; i < 2; i++)
+		MUST(!pthread_create(&t[i], NULL, start_and_stop, NULL));
+	for (i = 0; i < effort(2000); i++) {
+		child = vfork();
+		if (!child)
+			_exit(async_teardown_stop());
+		MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	}
+	sh->go = 1;
+	for (i = 0; i < 2; i++)
+		MUST(!pthread_join(t[i], NULL));
+	MUST(async_teardown_stop() == 0);
+	MUST(childless());
+}
+
+static const char *vfork_stops(void)
+{
+	TRY(spawn(stop_in_vfork));
+	TRY(killed_asynchronously());
+	TRY(spawn(stop_in_vforks_while_starting));
+	return killed_synchronously();
+}
+
+static void stop_as_impostor(void)
+{
+	pid_t child;
+	int st;
+
+	start();
+	child = vfork();
+	if (!child) {
+		atd_shared.vmm = getpid();	/* as if namespaces gave us one number */
+		_exit(async_teardown_stop());
+	}
+	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	atd_shared.vmm = getpid();
+	MUST(async_teardown_start() == sh->helper);
+}
+
+static const char *impostor_stops(void)
+{
+	TRY(spawn(stop_as_impostor));
+	return killed_asynchronously();
+}
+
+/* A child of vfork that has yet to call execve runs on the VMM's memory. */
+static void *vfork_and_wait(void *arg)
+{
+	(void)arg;
+	if (!vfork()) {
+		sh->target = getpid();
+		sh->alive = 1;
+		while (!sh->go)
+			nap();
+		sh->passed = 1;
+		_exit(7);
+	}
+	return NULL;
+}
+
+static void start_beside_vfork(void)
+{
+	pthread_t t;
+
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	MUST(async_teardown_ram(ram, ram_size) == 0);
+	start();
+	MUST(!pthread_create(&t, NULL, vfork_and_wait, NULL));
+	MUST(UNTIL(deadline, sh->alive));
+}
+
+static const char *vfork_in_flight(void)
+{
+	pid_t helper, child;
+	int st, alone;
+
+	TRY(spawn(start_beside_vfork));
+	helper = sh->helper, child = sh->target;
+	alone = threads_of(helper) == 1;
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(leaves(helper));
+	if (alone) {
+		/* it has seen the child, and left the memory to it */
+		CHECK(mm_held() && state(child) != 'Z');
+		sh->go = 1;
+		CHECK(reap(child, &st) && WIFEXITED(st) && WEXITSTATUS(st) == 7 && sh->passed);
+	} else
+		CHECK(reap(child, &st) && WIFSIGNALED(st) && WTERMSIG(st) == SIGSEGV);
+	CHECK(mm_freed());
+	return NULL;
+}
+
+static void fork_with_ram(void)
+{
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	MUST(async_teardown_ram(ram, ram_size) == 0);
+	start_and_fork();
+}
+
+static const char *fork_has_ram(void)
+{
+	pid_t helper, child, childs;
+
+	TRY(spawn(fork_with_ram));
+	helper = sh->helper, childs = sh->second, child = sh->target;
+	CHECK(by_kill() && reap(vmm, NULL) && leaves(helper));
+	CHECK(asleep(child) && mm_held());	/* the child has its own copy */
+	CHECK(!signal_one(child, SIGKILL) && reap(child, NULL) && gone(childs));
+	return NULL;
+}
+
+/* A second copy of the header, private to a file or library that may be linked. */
+extern int second_start(void *start, unsigned long size) __attribute__((weak));
+
+static int second_has_ram;
+
+static void start_two(void)
+{
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	MUST(async_teardown_ram(ram, ram_size) == 0);
+	start();
+	sh->second = second_start(second_has_ram ? ram : NULL, ram_size);
+	MUST(sh->second > 0 && sh->second != sh->helper);
+}
+
+static const char *two_copies(void)
+{
+	pid_t first, second;
+	int i, st[2];
+
+	/* the second one without and with RAM of its own */
+	for (i = 0; i < 2 * effort(10); i++) {
+		second_has_ram = i % 2;
+		TRY(spawn(start_two));
+		first = sh->helper, second = sh->second;
+		CHECK(by_kill() && reap(vmm, NULL));
+		CHECK(reap(first, &st[0]) && reap(second, &st[1]) && mm_freed());
+		/* One thread waits for the other helper.  Several do not, and if they are
+		 * in another image it does not survive. */
+		if (ASYNC_TEARDOWN_THREADS == 1)
+			CHECK(st[0] == 0 && st[1] == 0);
+	}
+	return NULL;
+}
+
+/* A new case is a function above and a line here. */
+static const struct test forking_tests[] = {
+	{ "forks", forks, "a forked child has no helper, and may have its own" },
+	{ "forks_while_starting", forks_while_starting, "fork while another thread is in start" },
+	{ "vfork_stops", vfork_stops, "stop in a vfork child, thousands of times: the parent's helper stays the parent's" },
+	{ "daemonizes", daemonizes, "daemonizing before and after start" },
+	{ "execs", execs, "stop, then exec: nothing left; exec alone: gone with the process, or when it polls" },
+	{ "impostor_stops", impostor_stops, "stop in a vfork child that has the VMM's number changes nothing" },
+	{ "vfork_in_flight", vfork_in_flight, "a vfork child on the memory: one thread leaves it alone, several end it" },
+	{ "fork_has_ram", fork_has_ram, "a forked child's helper frees the child's" },
+	{ "two_copies", two_copies, "two copies of the header in one process: both helpers go" },
+	{ NULL, NULL, NULL }
+};

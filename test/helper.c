@@ -1,0 +1,354 @@
+/*
+ * helper.c - what the helper is while the VMM lives
+ *
+ * Its name, session, directory, descriptors and control group, what it costs, which signals
+ * it minds, and what the VMM sees of it: in wait, when it is killed, frozen or out of memory.
+ * What it may do is in sandbox.c.
+ */
+
+static void start_in_own_place(void)
+{
+	FILE *f;
+
+	MUST(!chdir("/proc"));
+	start();
+	MUST((f = fopen("/proc/self/oom_score_adj", "w")) && fputs("321", f) >= 0 && !fclose(f));
+}
+
+static const char *what_it_is(void)
+{
+	char path[64], text[64], before[4096];
+	ssize_t n;
+
+	TRY(spawn(start_in_own_place));
+	snprintf(text, sizeof(text), "cleanup/%d", vmm);
+	CHECK(!strcmp(status(sh->helper, "Name"), text));
+	CHECK(getsid(sh->helper) == sh->helper && getpgid(sh->helper) == sh->helper);
+	CHECK(atoi(status(sh->helper, "PPid")) == vmm);
+	snprintf(path, sizeof(path), "/proc/%d/cwd", sh->helper);
+	n = readlink(path, text, sizeof(text));
+	CHECK(n == 1 && *text == '/');
+	/* charged where the VMM is charged, and killed as readily */
+	strcpy(before, slurp("/proc/%d/cgroup", vmm));
+	CHECK(!strcmp(before, slurp("/proc/%d/cgroup", sh->helper)));
+	CHECK(atoi(slurp("/proc/%d/oom_score_adj", sh->helper)) == 321);
+	return killed_asynchronously();
+}
+
+static void start_with_files(void)
+{
+	struct rlimit lim = { 16, 16 };
+	int fd[2], i;
+
+	MUST(!pipe(fd));
+	for (i = 0; i < 900; i++)
+		MUST(dup(0) >= 0);
+	/* above where the limit will be */
+	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
+	start();
+	/* the caller still has them */
+	MUST(write(fd[1], "x", 1) == 1);
+	for (i = 0; i < 900; i++)
+		MUST(fcntl(fd[1] + 1 + i, F_GETFD) == 0);
+}
+
+/* Nothing, or one pidfd. */
+static const char *holds_no_file(pid_t helper)
+{
+	char path[64], link[64] = "";
+	int n = open_files(helper);
+
+	CHECK(n == 0 || n == 1);
+	snprintf(path, sizeof(path), "/proc/%d/fd/0", helper);
+	if (n == 1)
+		CHECK(readlink(path, link, sizeof(link) - 1) > 0 && strstr(link, "pidfd"));
+	return NULL;
+}
+
+static const char *holds_nothing(void)
+{
+	TRY(spawn(start_with_files));
+	TRY(holds_no_file(sh->helper));
+	return killed_asynchronously();
+}
+
+static void start_without_proc(void)
+{
+	struct rlimit lim;
+	int i;
+
+	for (i = 0; i < 100; i++)
+		MUST(dup(0) >= 0);
+	getrlimit(RLIMIT_NOFILE, &lim);
+	lim.rlim_cur = lim.rlim_max < 1 << 20 ? lim.rlim_max : 1 << 20;
+	MUST(!setrlimit(RLIMIT_NOFILE, &lim) && fcntl(0, F_DUPFD, (int)lim.rlim_cur - 1) >= 0);
+	MUST(!chroot("/dev") && !chdir("/") && access("/proc", F_OK));
+	start();
+}
+
+static char jail[] = "/tmp/async-teardown-XXXXXX";
+static void start_with_fake_proc(void)
+{
+	int i;
+
+	for (i = 0; i < 100; i++)
+		MUST(dup(0) >= 0);
+	MUST(!chdir(jail) && !mkdir("proc", 0755) && !mkdir("proc/self", 0755) &&
+		!mkdir("proc/self/fd", 0755) && !chroot("."));
+	start();
+	MUST(!rmdir("proc/self/fd") && !rmdir("proc/self") && !rmdir("proc"));
+}
+
+static const char *without_proc(void)
+{
+	if (geteuid())
+		SKIP("chroot needs root");
+	CHECK(mkdtemp(jail));
+	TRY(spawn(start_with_fake_proc));
+	TRY(holds_no_file(sh->helper));
+	TRY(killed_asynchronously());
+	CHECK(!rmdir(jail));
+	TRY(spawn(start_without_proc));
+	TRY(holds_no_file(sh->helper));
+	return killed_asynchronously();
+}
+
+static const char *idle(void)
+{
+	struct timespec t = { 10, 0 };
+	double since;
+	long before;
+
+	TRY(spawn(start));
+	CHECK(asleep(sh->helper));
+	if (!has_pidfd(sh->helper)) {	/* it has to poll: stays, and does so seldom */
+		t.tv_sec = 2;
+		since = now();
+		before = atol(status(sh->helper, "voluntary_ctxt_switches"));
+		nanosleep(&t, NULL);
+		CHECK(asleep(sh->helper));
+		CHECK(atol(status(sh->helper, "voluntary_ctxt_switches")) - before <=
+			4 + 2 * (now() - since));
+		return killed_asynchronously();
+	}
+	before = switches(sh->helper);
+	nanosleep(&t, NULL);
+	CHECK(before > 0 && switches(sh->helper) == before);
+	return killed_asynchronously();
+}
+
+static const char *signals(void)
+{
+	int i;
+
+	TRY(spawn(start));
+	for (i = 1; i <= 64; i++)
+		if (i != SIGKILL && i != SIGSTOP)
+			CHECK(!signal_one(sh->helper, i));
+	/* what was pending would be seen to before it sleeps again */
+	for (i = 0; i < 5; i++)
+		CHECK(freeze(sh->helper) && thaw(sh->helper));
+	CHECK(mm_held());
+	return killed_asynchronously();
+}
+
+static void restart(void)
+{
+	start();
+	ready();
+	await_go();
+	sh->second = async_teardown_start();
+	sh->go = 0;
+}
+
+/* It may have left the memory and be no zombie yet. */
+static void restart_at_once(void)
+{
+	double end;
+	int i;
+
+	for (i = 0; i < effort(100); i++) {
+		start();
+		MUST(!signal_one(sh->helper, SIGKILL));
+		for (end = now() + deadline; atd_shared.alive && now() < end; )
+			;
+		start();
+		MUST(UNTIL(deadline, async_teardown_stop() == 0));
+		MUST(childless());
+	}
+	start();
+}
+
+static const char *helper_killed(void)
+{
+	pid_t first;
+
+	TRY(spawn(restart));
+	first = sh->helper;
+	CHECK(!signal_one(first, SIGKILL) && UNTIL(deadline, state(first) == 'Z'));
+	CHECK(asleep(vmm) && mm_held());
+	sh->go = 1;
+	CHECK(UNTIL(deadline, !sh->go));
+	CHECK(sh->second > 0 && sh->second != first);
+	CHECK(signal_one(first, 0) && errno == ESRCH);	/* and the first is reaped */
+	sh->helper = sh->second;
+	TRY(killed_asynchronously());
+
+	TRY(spawn(start));
+	CHECK(!signal_one(sh->helper, SIGKILL) && UNTIL(deadline, state(sh->helper) == 'Z'));
+	CHECK(by_kill() && reap(vmm, NULL) && reap(sh->helper, NULL) && mm_freed());
+
+	TRY(spawn(restart_at_once));
+	return killed_asynchronously();
+}
+
+static void count_sigchld(int sig) { (void)sig; sh->counter++; }
+
+static void wait_for_children(void)
+{
+	pid_t child;
+	int i;
+
+	signal(SIGCHLD, count_sigchld);
+	start();
+	MUST(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+	for (i = 0; i < 3; i++)
+		if (!fork())
+			_exit(0);
+	for (i = 0; (child = waitpid(-1, NULL, 0)) > 0 || errno == EINTR; )
+		if (child > 0) {
+			MUST(child != sh->helper);
+			i++;
+		}
+	MUST(i == 3 && errno == ECHILD);
+	MUST(UNTIL(deadline, sh->counter > 0));
+	sh->counter = 0;
+	signal_one(sh->helper, SIGKILL);
+	MUST(UNTIL(deadline, state(sh->helper) == 'Z'));
+	MUST(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+	MUST(async_teardown_stop() == 0);
+	MUST(sh->counter == 0);
+}
+
+static const char *wait_loops(void)
+{
+	TRY(spawn(wait_for_children));
+	return killed_synchronously();
+}
+
+static void start_then_eat(void)
+{
+	size_t n;
+
+	MUST(join(getpid()));
+	start();
+	ready();
+	await_go();
+	for (n = 0; n < 4096; n++)
+		memset(malloc(1 << 20), 1, 1 << 20);
+}
+
+static const char *oom(void)
+{
+	static const char *const v1[] = { "/sys/fs/cgroup/memory", NULL };
+	static const char *const v2[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL };
+	const char *r;
+	pid_t helper;
+	int st;
+
+	if (make_cgroup(v1, "memory.limit_in_bytes"))
+		put("memory.limit_in_bytes", "100663296");
+	else if (make_cgroup(v2, "memory.max"))
+		put("memory.max", "100663296"), put("memory.swap.max", "0");
+	else
+		SKIP("no memory control group can be made");
+	r = spawn(start_then_eat);
+	if (r)
+		return r;
+	helper = sh->helper;
+	sh->go = 1;
+	CHECK(reap(vmm, &st));
+	CHECK(WIFSIGNALED(st) && WTERMSIG(st) == SIGKILL);
+	/* the kernel kills both, in whichever order */
+	CHECK(reap(helper, NULL) && mm_freed());
+	CHECK(UNTIL(deadline, !rmdir(sh->cgroup)));
+	return NULL;
+}
+
+static const char *frozen(void)
+{
+	static const char *const v1[] = { "/sys/fs/cgroup/freezer", NULL };
+	static const char *const v2[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL };
+	const char *file, *on = "FROZEN", *off = "THAWED";
+	char path[192];
+	int i;
+
+	if (make_cgroup(v1, file = "freezer.state"))
+		;
+	else if (make_cgroup(v2, file = "cgroup.freeze"))
+		on = "1", off = "0";
+	else
+		SKIP("no control group with a freezer can be made");
+	TRY(spawn(start));
+	CHECK(join(sh->helper));
+	for (i = 0; i < 5; i++) {
+		CHECK(put(file, on));
+		snprintf(path, sizeof(path), "%s/%s", sh->cgroup, *on == '1' ? "cgroup.events" : file);
+		CHECK(UNTIL(deadline, strstr(slurp(path, 0), *on == '1' ? "frozen 1" : "FROZEN")));
+		CHECK(put(file, off));
+		CHECK(thaw(sh->helper));
+	}
+	/* The VMM dies while the helper is frozen: reaped all the same. */
+	CHECK(put(file, on));
+	CHECK(UNTIL(deadline, strstr(slurp(path, 0), *on == '1' ? "frozen 1" : "FROZEN")));
+	CHECK(by_kill() && reap(vmm, NULL) && mm_held());
+	CHECK(rmdir(sh->cgroup) && errno == EBUSY);
+	CHECK(put(file, off));
+	CHECK(gone(sh->helper));
+	CHECK(UNTIL(deadline, !rmdir(sh->cgroup)));
+	return NULL;
+}
+
+static void start_in_cgroup(void) { MUST(join(getpid())); start(); }
+
+/* As a supervisor does it whose unit has to be empty when the VMM is gone. */
+static const char *other_cgroup(void)
+{
+	static const char *const roots[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL };
+	char vmms[sizeof(sh->cgroup)], path[192];
+	pid_t helper;
+	FILE *f;
+
+	if (!make_cgroup(roots, "cgroup.procs"))
+		SKIP("no control group of version 2 can be made");
+	TRY(spawn(start_in_cgroup));
+	helper = sh->helper;
+	snprintf(vmms, sizeof(vmms), "%.100s", sh->cgroup);
+	strncat(sh->cgroup, "-teardown", sizeof(sh->cgroup) - strlen(sh->cgroup) - 1);
+	CHECK(!mkdir(sh->cgroup, 0755) && join(helper));
+	CHECK(freeze(helper));
+	snprintf(path, sizeof(path), "%s/cgroup.kill", vmms);	/* Linux 5.14 */
+	f = fopen(path, "w");
+	CHECK(f ? fputs("1", f) >= 0 && !fclose(f) : by_kill());
+	CHECK(reap(vmm, NULL) && mm_held());
+	CHECK(UNTIL(deadline, !rmdir(vmms)));	/* empty, with the helper still at work */
+	CHECK(state(helper) == 'T');
+	CHECK(!signal_one(helper, SIGCONT) && gone(helper));
+	CHECK(UNTIL(deadline, !rmdir(sh->cgroup)));
+	return NULL;
+}
+
+/* A new case is a function above and a line here. */
+static const struct test helper_tests[] = {
+	{ "what_it_is", what_it_is, "the helper's name, session, parent and working directory" },
+	{ "holds_nothing", holds_nothing, "holds no descriptor of the VMM's, even above RLIMIT_NOFILE" },
+	{ "without_proc", without_proc, "holds none without /proc either" },
+	{ "wait_loops", wait_loops, "wait and SIGCHLD never tell of the helper's end" },
+	{ "oom", oom, "OOM kill in a control group: both gone" },
+	{ "frozen", frozen, "frozen and thawed with its control group" },
+	{ "other_cgroup", other_cgroup, "the helper in another control group: the VMM's is empty, killed and removed" },
+	{ "helper_killed", helper_killed, "helper killed: VMM undisturbed, next start makes another" },
+	{ "signals", signals, "every other signal: stays" },
+	{ "idle", idle, "idle for 10 s: not one wake-up; without pidfd, for 2 s: a few" },
+	{ NULL, NULL, NULL }
+};

@@ -1,0 +1,255 @@
+/*
+ * keep.c - async_teardown_keep: what is behind kept descriptors is freed by the helper, and
+ * in which order
+ *
+ * For want of a guest_memfd a file of a tmpfs stands for memory that only a descriptor
+ * holds; a real one is the last test.
+ */
+#include <sys/statfs.h>
+
+static const char tmpfs[] = "/tmp";	/* mounted there, where only the test sees it */
+
+/* A file system whose memory can be counted, for want of a guest_memfd. */
+static const char *mount_tmpfs(void)
+{
+	if (geteuid())
+		SKIP("needs root, to mount");
+	CHECK(private_mounts());
+	CHECK(!mount("atd", tmpfs, "tmpfs", 0, "size=1g"));
+	return NULL;
+}
+
+static long used_mib(void)
+{
+	struct statfs s;
+
+	return statfs(tmpfs, &s) ? -1 : (long)((uint64_t)(s.f_blocks - s.f_bfree) * (uint64_t)s.f_bsize >> 20);
+}
+
+static int make_file(int n)
+{
+	static char block[1 << 20];
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/XXXXXX", tmpfs);
+	MUST((fd = mkstemp(path)) >= 0 && !unlink(path));
+	memset(block, 1, sizeof(block));
+	while (n-- > 0)
+		MUST(write(fd, block, sizeof(block)) == sizeof(block));
+	return fd;
+}
+
+static int gates[3][2];
+
+/* kind: 0: not kept; 1: kept; 2: kept, and RAM is released first; 3 and 4: a shared
+ * file is mapped, too, and is RAM or not */
+static void start_with_kept(void)
+{
+	struct rlimit lim = { 16, 16 };
+	int fds[4], i;
+
+	fds[0] = gates[0][1];
+	fds[1] = fcntl(make_file(32), F_DUPFD, 700);	/* high, and above the limit later */
+	fds[2] = gates[1][1];
+	fds[3] = gates[2][1];
+	MUST(fds[1] >= 700);
+	for (i = 0; i < 700; i++)
+		if (i != fds[0] && i != fds[2] && i != fds[3] && (i > 20 || i == 0))
+			close(i);
+	for (i = 3; i < 21; i++)	/* the file's first descriptor */
+		if (i != fds[0] && i != fds[2] && i != fds[3])
+			close(i);
+	if (kind >= 2) {
+		make_ram((size_t)mib << 20);
+		memset(ram, 1, ram_size);
+	}
+	if (kind >= 3) {
+		i = make_file(mib);
+		ram = mmap(NULL, ram_size, PROT_READ, MAP_SHARED, i, 0);
+		MUST(ram != MAP_FAILED && !close(i));
+	}
+	if (kind == 2 || kind == 3)
+		MUST(async_teardown_ram(ram, ram_size) == 0);
+	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
+	MUST(async_teardown_keep(fds, kind ? 4 : 0) == 0);
+	start();
+	MUST(async_teardown_keep(NULL, 0) == 0);	/* is for the next start */
+}
+
+static int shut(int i)
+{
+	struct pollfd p = { gates[i][0], POLLIN, 0 };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
+}
+
+static const char *keeps(void)
+{
+	pid_t helper;
+	int i;
+
+	TRY(mount_tmpfs());
+	for (kind = 0; kind < 5; kind++) {
+		for (i = 0; i < 3; i++)
+			CHECK(!pipe(gates[i]));
+		TRY(spawn(start_with_kept));
+		helper = sh->helper;
+		for (i = 0; i < 3; i++)
+			close(gates[i][1]);
+		CHECK(used_mib() >= 32);
+		CHECK(open_files(helper) - 4 * !!kind == 0 || open_files(helper) - 4 * !!kind == 1);
+		CHECK(freeze(helper));
+		CHECK(by_kill() && reap(vmm, NULL));
+		/* This is the difference: what is not kept is freed before wait returns. */
+		CHECK(kind ? used_mib() >= 32 && !shut(0) : used_mib() == 0 && shut(2));
+		CHECK(!signal_one(helper, SIGCONT));
+		/* Each is closed when those before it are, */
+		CHECK(UNTIL(deadline, shut(1)));
+		CHECK(shut(0) && used_mib() == 0);	/* mapped files, too */
+		/* and the last one when all else is free, too. */
+		CHECK(UNTIL(deadline, shut(2)));
+		if (kind)
+			CHECK(!mm_held() && rss_kib(helper) == 0);
+		CHECK(gone(helper));
+		for (i = 0; i < 3; i++)
+			close(gates[i][0]);
+	}
+	return NULL;
+}
+
+static void keep_wrong(void)
+{
+	int fds[9] = { 0, 0, 0, 0, 0, 0, 0, 0, 0 }, bad = -1, closed = 500;
+	struct rlimit few = { 0, 0 };
+
+	/* Without close_range, /proc and ppoll it closes a million, one by one. */
+	if (syscall(ATD_NR_CLOSE_RANGE, 1 << 20, 1 << 20, 0))
+		few.rlim_cur = few.rlim_max = 64;
+	MUST(async_teardown_keep(fds, 9) == -EINVAL && async_teardown_keep(fds, -1) == -EINVAL);
+	MUST(async_teardown_keep(fds, 2) == -EINVAL);	/* twice the same */
+	MUST(async_teardown_keep(&bad, 1) == -EBADF);
+	close(closed);
+	MUST(async_teardown_keep(&closed, 1) == 0);
+	fails_with(-EBADF);
+	MUST(!setrlimit(RLIMIT_NOFILE, &few));
+	fails_with(-EBADF);
+	fds[0] = 0, fds[1] = 2;
+	MUST(async_teardown_keep(fds, 2) == 0);
+	start();
+	MUST(async_teardown_stop() == 0);
+	MUST(async_teardown_keep(fds, 0) == 0);
+	start();
+}
+
+static const char *keeps_what_is_open(void)
+{
+	TRY(spawn(keep_wrong));
+	CHECK(open_files(sh->helper) <= 1);
+	return killed_asynchronously();
+}
+
+/* A kept socket carries what the VMM comes to have later. */
+static void start_with_socket(void)
+{
+	int pair[2], kept[2], fd, i;
+
+	MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	kept[0] = pair[1];
+	kept[1] = gates[0][1];
+	MUST(async_teardown_keep(kept, 2) == 0);
+	start();
+	close(pair[1]);
+	for (i = 0; i < 16; i++) {
+		fd = make_file(2);
+		send_fd(pair[0], fd);
+		close(fd);
+	}
+}
+
+static const char *keeps_in_socket(void)
+{
+	pid_t helper;
+
+	TRY(mount_tmpfs());
+	CHECK(!pipe(gates[0]));
+	TRY(spawn(start_with_socket));
+	close(gates[0][1]);
+	helper = sh->helper;
+	CHECK(freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(used_mib() >= 32 && !shut(0));
+	CHECK(!signal_one(helper, SIGCONT));
+	CHECK(UNTIL(deadline, shut(0)));
+	CHECK(used_mib() == 0);
+	CHECK(gone(helper));
+	return NULL;
+}
+
+#if defined(__x86_64__) && __has_include(<linux/kvm.h>)
+#include <linux/kvm.h>
+
+enum { MEMFD_MIB = 16 };
+static int memfd_kvm, gate[2];
+
+/* A guest whose memory only a descriptor holds; sh->second where KVM has none. */
+static void hold_guest_memfd(void)
+{
+	struct { __u64 size, flags, reserved[6]; } memory = { MEMFD_MIB << 20, 0, { 0 } };
+	int fds[2], vm_fd, cpu, size = ioctl(memfd_kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	fds[1] = gate[1];
+	if ((vm_fd = ioctl(memfd_kvm, KVM_CREATE_VM, 1 /* KVM_X86_SW_PROTECTED_VM */)) < 0 ||
+	    (fds[0] = ioctl(vm_fd, _IOWR(KVMIO, 0xd4, memory) /* KVM_CREATE_GUEST_MEMFD */, &memory)) < 0 ||
+	    fallocate(fds[0], 0, 0, MEMFD_MIB << 20)) {
+		sh->second = 1;
+		start();
+		return;
+	}
+	/* what keeps the guest while it is mapped */
+	MUST((cpu = ioctl(vm_fd, KVM_CREATE_VCPU, 0)) >= 0);
+	MUST(mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, cpu, 0) != MAP_FAILED);
+	MUST(async_teardown_keep(fds, 2) == 0);
+	start();
+}
+
+static const char *guest_memfd(void)
+{
+	pid_t helper;
+
+	memfd_kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (memfd_kvm < 0)
+		SKIP("no /dev/kvm; in \"keeps\" a file stands for it");
+	CHECK(!pipe(gate));
+	TRY(spawn(hold_guest_memfd));
+	close(gate[1]);
+	helper = sh->helper;
+	if (sh->second) {
+		TRY(killed_and_gone());
+		SKIP("KVM has no guest_memfd here; in \"keeps\" a file stands for it");
+	}
+	CHECK(freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(access("/sys/kernel/debug/kvm", X_OK) || guest_exists());
+	CHECK(poll(&(struct pollfd){ gate[0], POLLIN, 0 }, 1, 0) == 0);
+	CHECK(!signal_one(helper, SIGCONT));
+	CHECK(poll(&(struct pollfd){ gate[0], POLLIN, 0 }, 1, (int)(1000 * deadline)) == 1);
+	CHECK(!guest_exists());
+	CHECK(gone(helper));
+	return NULL;
+}
+#else
+static const char *guest_memfd(void)
+{
+	SKIP("has a guest only for x86-64 with linux/kvm.h");
+}
+#endif
+
+/* A new case is a function above and a line here. */
+static const struct test keep_tests[] = {
+	{ "keeps", keeps, "memory behind a kept tmpfs file, mapped memory, both: EOF of a pipe kept last" },
+	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },
+	{ "keeps_in_socket", keeps_in_socket, "files that were sent to a kept socket after start" },
+	{ "guest_memfd", guest_memfd, "a real guest_memfd, kept: reaped before it is freed, KVM gone before the end of file" },
+	{ NULL, NULL, NULL }
+};

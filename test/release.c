@@ -1,0 +1,659 @@
+/*
+ * release.c - what async_teardown_ram brings: devices, sockets and locks are free before the
+ * RAM, which the helper's threads free
+ *
+ * All kinds of RAM and of other mappings, the helper's threads and its stack, what lasts to
+ * the helper's end, and what holds it up.  A userfaultfd whose reader is the judge keeps the
+ * RAM from being freed for as long as a test looks: see spawn_with_devices.
+ */
+
+#if __has_include(<linux/userfaultfd.h>) && __has_include(<linux/if_tun.h>)
+#include <linux/userfaultfd.h>
+#include <linux/if_tun.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include "ring.h"
+
+/* Has whoever frees of the RAM wait until the judge reads of it; 0 if there is no
+ * userfaultfd. */
+static int hold_ram(int to)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };
+	struct uffdio_register reg = { .range = { (uintptr_t)ram, ram_size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1 /* USER_MODE_ONLY */);
+
+	if (fd < 0)
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))
+		return 0;
+	send_fd(to, fd);
+	close(fd);
+	return 1;
+}
+
+static int open_tap(void)
+{
+	struct ifreq req;
+	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+
+	memset(&req, 0, sizeof(req));
+	snprintf(req.ifr_name, sizeof(req.ifr_name), "atd%d", sh->target);
+	req.ifr_flags = IFF_TAP | IFF_NO_PI;
+	if (fd >= 0 && ioctl(fd, TUNSETIFF, &req)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* A ring that a packet socket shares with the kernel keeps the socket. */
+static int packet_ring(void)
+{
+	struct { unsigned block_size, blocks, frame_size, frames; } ring = { 65536, 1, 2048, 32 };
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	struct stat st;
+
+	if (fd < 0 || setsockopt(fd, 263 /* SOL_PACKET */, 5 /* PACKET_RX_RING */, &ring, sizeof(ring)) ||
+	    mmap(NULL, 65536, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED || fstat(fd, &st))
+		return 0;
+	sh->attempt = (int)st.st_ino;
+	return 1;
+}
+
+static int packet_exists(void)
+{
+	char *line = strtok(slurp("/proc/net/packet", 0), "\n"), *last;
+	long inode;
+
+	for (; line; line = strtok(NULL, "\n"))		/* in the last column */
+		for (inode = 0; *line; line = last) {
+			inode = strtol(line, &last, 10);
+			if (last == line)
+				last++;
+			if (inode == sh->attempt && !last[strspn(last, " ")])
+				return 1;
+		}
+	return 0;
+}
+
+enum { HELD = 1, POLLED = 2, TAP = 4, PACKET = 8 };
+static int chan[2], peer[2], chunks, refuse_unshare;
+
+static void start_with_devices(void)
+{
+	int tap;
+
+	close(chan[0]);
+	close(peer[0]);
+	make_ram((size_t)chunks << 26);
+	if (chunks == 1)
+		memset(ram, 1, ram_size);
+	sh->second = hold_ram(chan[1]) * HELD | (ring_poll(peer[1]) == 0) * POLLED;
+	sh->target = getpid();
+	if (!geteuid() && (tap = open_tap()) >= 0 && ring_poll(tap) == 0)
+		sh->second |= TAP;
+	if (packet_ring())
+		sh->second |= PACKET;
+	MUST(async_teardown_ram(ram, ram_size) == 0);
+	if (refuse_unshare)
+		filter_one(__NR_unshare, ERRNO | EPERM);
+	start();
+}
+
+static int reads_on(int uffd, pid_t helper)
+{
+	struct uffd_msg msg;
+	int st = 1;
+
+	return UNTIL(deadline, ({
+		while (read(uffd, &msg, sizeof(msg)) > 0)
+			;
+		waitpid(helper, &st, WNOHANG | __WALL) == helper;
+	})) && st == 0;
+}
+
+static const char *spawn_with_devices(int *uffd)
+{
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, peer));
+	TRY(spawn(start_with_devices));
+	close(chan[1]);
+	close(peer[1]);
+	*uffd = sh->second & HELD ? receive_fd(chan[0]) : -1;
+	return NULL;
+}
+
+static const char *release_first(void)
+{
+	pid_t helper;
+	int uffd, tap = -1;
+
+	chunks = 1;
+	TRY(spawn_with_devices(&uffd));
+	helper = sh->helper;
+	if (uffd < 0)
+		SKIP("no userfaultfd, which holds the freeing up");
+	CHECK(freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	/* reaped, and all is as it was */
+	CHECK(mm_held() && rss_kib(helper) >= 64 * 1024L);
+	if (sh->second & POLLED)
+		CHECK(!has_ended(peer[0]));
+	if (sh->second & TAP)
+		CHECK(open_tap() < 0 && errno == EBUSY);
+	if (sh->second & PACKET)
+		CHECK(packet_exists());
+	CHECK(!signal_one(helper, SIGCONT));
+	/* released, and the RAM is still there */
+	CHECK(mm_freed());
+	CHECK(UNTIL(deadline, has_ended(peer[0])));
+	if (sh->second & TAP)
+		CHECK(UNTIL(deadline, (tap = open_tap()) >= 0));
+	if (sh->second & PACKET)
+		CHECK(UNTIL(deadline, !packet_exists()));
+	CHECK(rss_kib(helper) >= 64 * 1024L);
+	CHECK(rss_kib(helper) < 64 * 1024L + mib * 1024L / 2);	/* the rest is not */
+	CHECK(state(helper) != 'Z' && state(helper));
+	/* back */
+	CHECK(reads_on(uffd, helper));
+	close(tap);
+	if (!(sh->second & POLLED))
+		SKIP("no io_uring; the lock of a mapped file was tried");
+	if (!(sh->second & TAP))
+		SKIP("no TAP; socket and lock were tried");
+	return NULL;
+}
+
+/* Do all threads wait in madvise? */
+static int all_in_madvise(pid_t helper)
+{
+	char path[64];
+	struct dirent *e;
+	DIR *d;
+	int n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", helper);
+	if (!(d = opendir(path)))
+		return 0;
+	while ((e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", helper, atoi(e->d_name));
+		n += *e->d_name != '.' && atoi(slurp(path, 0)) == __NR_madvise;
+	}
+	closedir(d);
+	return n == threads_of(helper);
+}
+
+static const char *threads(void)
+{
+	static const char *const zero[] = { "CapInh", "CapEff", "CapAmb" };
+	char path[64], text[64];
+	const char *now_;
+	struct dirent *e;
+	pid_t helper;
+	size_t i;
+	DIR *d;
+	int uffd;
+
+	chunks = 2 * ASYNC_TEARDOWN_THREADS;
+	TRY(spawn_with_devices(&uffd));
+	helper = sh->helper;
+	CHECK(threads_of(helper) == (has_pidfd(helper) ? ASYNC_TEARDOWN_THREADS : 1));
+	snprintf(path, sizeof(path), "/proc/%d/task", helper);
+	CHECK((d = opendir(path)));
+	while ((e = readdir(d))) {
+		pid_t tid = atoi(e->d_name);
+
+		if (!tid)
+			continue;
+		for (i = 0; i < 3; i++)
+			CHECK(strtoull(status(tid, zero[i]), NULL, 16) == 0);
+		CHECK(atoi(status(tid, "Seccomp")) == 2);
+		now_ = status(tid, "NoNewPrivs");
+		CHECK(!*now_ || atoi(now_) == 1);
+		snprintf(text, sizeof(text), "cleanup/%d", vmm);
+		CHECK(!strcmp(status(tid, "Name"), text));
+	}
+	closedir(d);
+	if (uffd < 0)
+		SKIP("no userfaultfd, which holds the freeing up");
+	CHECK(by_kill() && reap(vmm, NULL) && mm_freed());
+	CHECK(UNTIL(deadline, all_in_madvise(helper)));
+	CHECK(reads_on(uffd, helper));
+	return NULL;
+}
+
+/* As containers do: whether others use the memory is not known then. */
+static const char *unshare_refused(void)
+{
+	pid_t helper;
+	int uffd;
+
+	if (syscall(ATD_NR_CLOSE_RANGE, 1 << 20, 1 << 20, 0))
+		SKIP("needs close_range, or start needs unshare itself");
+	chunks = refuse_unshare = 1;
+	TRY(spawn_with_devices(&uffd));
+	helper = sh->helper;
+	if (uffd < 0)
+		SKIP("no userfaultfd");
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(mm_freed() && rss_kib(helper) >= 64 * 1024L);	/* released all the same */
+	CHECK(reads_on(uffd, helper));
+	return NULL;
+}
+
+/*
+ * What is the helper's as a process, to its end: its executable, of which the VMM
+ * has one of its own here, and its namespaces.
+ */
+static char copy[] = "/tmp/async-teardown-XXXXXX";
+
+static int lasting(const char *with_ram)
+{
+	int pid;
+
+	make_ram(1 << 26);
+	memset(ram, 1, ram_size);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!geteuid())
+		MUST(!unshare(CLONE_NEWNET));
+	if (!hold_ram(3))
+		send_fd(3, 3);
+	if (*with_ram == '1')
+		MUST(async_teardown_ram(ram, ram_size) == 0);
+	pid = async_teardown_start();
+	MUST(write(3, &pid, sizeof(pid)) == sizeof(pid));
+	for (;;)
+		pause();
+}
+
+static const char *copy_executable(void)
+{
+	char block[65536];
+	ssize_t n;
+	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = mkostemp(copy, O_CLOEXEC);
+
+	CHECK(to >= 0);
+	while ((n = read(from, block, sizeof(block))) > 0)
+		CHECK(write(to, block, (size_t)n) == n);
+	CHECK(n == 0 && !fchmod(to, 0700));
+	close(from);
+	close(to);
+	return NULL;
+}
+
+static int is_busy(void)
+{
+	int fd = open(copy, O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 && errno == ETXTBSY;
+}
+
+/* A pair of network devices, one of which is in the VMM's namespace. */
+static int make_veth(const char *name)
+{
+	struct {
+		struct nlmsghdr h;
+		struct ifinfomsg info;
+		char attributes[256];
+	} m;
+	struct { struct nlmsghdr h; struct nlmsgerr error; char rest[512]; } answer;
+	struct rtattr *link, *data, *peer_info;
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+	memset(&m, 0, sizeof(m));
+	m.h.nlmsg_len = NLMSG_LENGTH(sizeof(m.info));
+	m.h.nlmsg_type = RTM_NEWLINK;
+	m.h.nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK;
+#define END ((struct rtattr *)(void *)((char *)&m + m.h.nlmsg_len))
+#define ADD(type, from, n) (END->rta_type = (type), END->rta_len = (unsigned short)RTA_LENGTH(n), \
+	memcpy(RTA_DATA(END), from, n), m.h.nlmsg_len += RTA_SPACE((unsigned)(n)))
+#define CLOSE(a) ((a)->rta_len = (unsigned short)((char *)END - (char *)(a)))
+	ADD(IFLA_IFNAME, name, strlen(name) + 1);
+	link = END, ADD(IFLA_LINKINFO, "", 0);
+	ADD(IFLA_INFO_KIND, "veth", 4);
+	data = END, ADD(IFLA_INFO_DATA, "", 0);
+	peer_info = END, ADD(1 /* VETH_INFO_PEER */, &m.info, sizeof(m.info));
+	ADD(IFLA_NET_NS_PID, &vmm, sizeof(vmm));
+	CLOSE(peer_info);
+	CLOSE(data);
+	CLOSE(link);
+#undef END
+#undef ADD
+#undef CLOSE
+	if (fd < 0 || send(fd, &m, m.h.nlmsg_len, 0) < 0 || recv(fd, &answer, sizeof(answer), 0) < 0)
+		return 0;
+	close(fd);
+	return answer.h.nlmsg_type == NLMSG_ERROR && answer.error.error == 0;
+}
+
+static int faults_in(int uffd)
+{
+	struct uffdio_zeropage z = { .range = { (uintptr_t)ram, (uint64_t)sysconf(_SC_PAGESIZE) } };
+
+	return ioctl(uffd, UFFDIO_ZEROPAGE, &z) == 0 || errno != ESRCH;
+}
+
+static const char *lasts(const char *with_ram)
+{
+	char name[16];
+	pid_t helper = 0;
+	int uffd = -1, veth;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+	vmm = fork();
+	if (!vmm) {
+		dup2(chan[1], 3);
+		execl(copy, copy, "--lasting", with_ram, NULL);
+		_exit(127);
+	}
+	close(chan[1]);
+	CHECK(UNTIL(deadline, (uffd = receive_fd(chan[0])) >= 0));
+	CHECK(read(chan[0], &helper, sizeof(helper)) == sizeof(helper) && helper > 0);
+	snprintf(name, sizeof(name), "atd%d", vmm);
+	veth = !geteuid() && make_veth(name);
+	CHECK(is_busy());
+	if (*with_ram == '0')
+		CHECK(freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	if (*with_ram == '1')	/* all is released that will be */
+		CHECK(UNTIL(deadline, all_in_madvise(helper)));
+	CHECK(is_busy() && faults_in(uffd) && (!veth || if_nametoindex(name)));
+	if (*with_ram == '0')
+		CHECK(!signal_one(helper, SIGCONT) && leaves(helper));
+	else
+		CHECK(reads_on(uffd, helper));
+	CHECK(!is_busy() && !faults_in(uffd) && UNTIL(deadline, !if_nametoindex(name)));
+	close(uffd);
+	close(chan[0]);
+	if (!veth)
+		SKIP("no veth; executable and userfaultfd were tried");
+	return NULL;
+}
+
+static const char *lasts_to_the_end(void)
+{
+	const char *r;
+
+	TRY(copy_executable());
+	r = lasts("0");
+	if (!r || *r == 'S')
+		r = lasts("1");
+	unlink(copy);
+	return r;
+}
+
+static const char *hung_reader(void)
+{
+	pid_t helper;
+	int uffd, st;
+
+	chunks = 1;
+	TRY(spawn_with_devices(&uffd));
+	helper = sh->helper;
+	if (uffd < 0)
+		SKIP("no userfaultfd");
+	CHECK(by_kill() && reap(vmm, NULL) && mm_freed());
+	CHECK(reap(helper, &st));	/* in a minute, whoever reads or not */
+	return NULL;
+}
+#else
+static const char *release_first(void) { SKIP("needs linux/userfaultfd.h and if_tun.h"); }
+static const char *threads(void) { SKIP("needs linux/userfaultfd.h"); }
+static const char *hung_reader(void) { SKIP("needs linux/userfaultfd.h"); }
+static const char *lasts_to_the_end(void) { SKIP("needs linux/userfaultfd.h"); }
+static int lasting(const char *with_ram) { return !with_ram; }
+static const char *unshare_refused(void) { SKIP("needs linux/userfaultfd.h"); }
+#endif
+
+static int kind;
+static const char *const kinds[] = {
+	"none", "one", "eight", "overlapping", "unaligned", "stale", "removed", "longer than mapped",
+	"around the image", "all there is", "before start", "locked", "huge", "memfd", "hugetlb",
+	"1 GiB hugetlb", "sealed beside", "no access", "many mappings beside",
+};
+enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
+
+/* Sets sh->second where the machine cannot do that kind. */
+static void start_with_kind(void)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (size_t)mib << 20;
+	const char *k = kinds[kind];
+	size_t sealed;
+	char *p;
+	int i, fd;
+
+#define IS(s) (!strcmp(k, s))
+#define RAM(at, n) MUST(async_teardown_ram(at, n) == 0)
+	if (!IS("before start"))
+		start();
+	make_ram(size);
+	memset(ram, 1, size);
+	if (IS("one") || IS("before start"))
+		RAM(ram, size);
+	else if (IS("eight")) {
+		for (i = 0; i < 8; i++)
+			RAM(ram + (size_t)i * (size / 8), size / 8);
+		MUST(async_teardown_ram(ram + 1, 1) == -ENOSPC);
+		RAM(ram, size / 8);		/* it is there already */
+		RAM(ram + size / 8, 0);		/* room for another */
+		RAM(ram + 1, 1);
+	} else if (IS("overlapping")) {
+		RAM(ram, size / 2);
+		RAM(ram + size / 4, size / 2);
+		RAM(ram + size / 8, size / 8);
+	} else if (IS("unaligned"))
+		RAM(ram + 123, size - 1000);
+	else if (IS("stale")) {
+		RAM(ram, size);
+		MUST(!munmap(ram, size / 2));
+	} else if (IS("removed")) {
+		RAM(ram, size);
+		RAM(ram, 0);
+		RAM(ram, 0);
+	} else if (IS("longer than mapped"))
+		RAM(ram, (~0UL >> (sizeof(long) == 8 ? 9 : 0)) - (uintptr_t)ram);
+	else if (IS("around the image"))
+		RAM((char *)((uintptr_t)&atd_shared & ~(uintptr_t)0xffff) - 0x10000, 0x400000);
+	else if (IS("all there is"))
+		RAM((void *)(uintptr_t)1, (~0UL >> (sizeof(long) == 8 ? 9 : 0)) - 1);
+	else if (IS("locked")) {
+		RAM(ram, size);
+		sh->second = mlock(ram, size) != 0;
+	} else if (IS("huge")) {
+		make_ram(4 * size);
+		madvise(ram, 4 * size, MADV_HUGEPAGE);
+		memset(ram, 1, 4 * size);
+		RAM(ram + page, 4 * size - 3 * page);
+	} else if (IS("memfd")) {
+		MUST((fd = memfd_create("ram", 0)) >= 0 && !ftruncate(fd, (off_t)size));
+		ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		MUST(ram != MAP_FAILED);
+		memset(ram, 1, size);
+		RAM(ram, size);
+	} else if (IS("hugetlb") || IS("1 GiB hugetlb")) {
+		size_t huge = IS("hugetlb") ? 4 << 20 : (size_t)1 << 30;
+
+		p = sizeof(long) == 4 ? MAP_FAILED : mmap(NULL, huge, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (IS("hugetlb") ? 0 : 30 << 26), -1, 0);
+		sh->second = p == MAP_FAILED;
+		if (!sh->second) {
+			memset(p, 1, huge);
+			/* the rest of a huge page cannot be unmapped */
+			RAM(p + page, huge / 2);
+		}
+	} else if (IS("sealed beside")) {
+		RAM(ram, size / 2);
+		sh->second = syscall(462 /* mseal */, ram + 3 * size / 4, 5 * page, 0) != 0;
+		/* and more than can be passed over page by page */
+		sealed = (size_t)1 << (sizeof(long) == 4 || effort(100) < 10 ? 28 : 38);
+		p = mmap(NULL, sealed, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (p != MAP_FAILED)
+			syscall(462, p, sealed, 0);
+	} else if (IS("no access")) {
+		RAM(ram, size);
+		MUST(!mprotect(ram + size / 4, size / 4, PROT_NONE));
+	} else if (IS("many mappings beside")) {
+		for (i = 0; i < 5000; i++)
+			if (mmap(NULL, page, i % 2 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED)
+				break;
+		RAM(ram, size);
+	}
+	if (sizeof(long) == 8)	/* a tag, or nonsense */
+		MUST(async_teardown_ram(ram, 1UL << (8 * sizeof(long) - 8)) == -EINVAL);
+	MUST(async_teardown_ram(NULL, 1) == -EINVAL && async_teardown_ram((void *)(uintptr_t)page, ~0UL) == -EINVAL);
+	if (IS("before start"))
+		start();
+}
+
+static void set_huge_pages(int n)
+{
+	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "w");
+
+	if (f) {
+		fprintf(f, "%d\n", n);
+		fclose(f);
+	}
+}
+
+static const char *ram_kinds(void)
+{
+	static char skipped[200] = "SKIP not here:";
+	int none = 0, pages = atoi(slurp("/proc/sys/vm/nr_hugepages", 0));
+	pid_t helper;
+
+	if (!pages)
+		set_huge_pages(8);
+	for (kind = 0; kind < KINDS; kind++) {
+		TRY(spawn(start_with_kind));
+		helper = sh->helper;
+		if (sh->second) {
+			none = 1;
+			snprintf(skipped + strlen(skipped), sizeof(skipped) - strlen(skipped), " %s;", kinds[kind]);
+		}
+		snprintf(sh->broken, sizeof(sh->broken), "RAM: %s", kinds[kind]);
+		if (!by_kill() || !reap(vmm, NULL) || !gone(helper))
+			return sh->broken;
+	}
+	if (!pages)
+		set_huge_pages(0);
+	return none ? skipped : NULL;
+}
+
+static void change_ram_for_ever(void)
+{
+	int i;
+
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	start();
+	ready();
+	for (i = 0; ; i++) {
+		MUST(async_teardown_ram(ram + (i % 4) * 8192, ram_size / 2) == 0);
+		MUST(async_teardown_ram(ram + (i % 3) * 8192, 0) == 0);
+	}
+}
+
+static const char *killed_in_ram(void)
+{
+	int i;
+
+	for (i = 0; i < effort(60); i++) {
+		TRY(spawn(change_ram_for_ever));
+		usleep((unsigned)(i * 37 % 1000));
+		TRY(killed_and_gone());
+	}
+	return NULL;
+}
+
+static const char *stopped_in_release(void)
+{
+	int i;
+
+	for (i = 0; i < effort(60); i++) {
+		struct timespec t = { 0, i * 50000 };
+
+		kind = 1;
+		TRY(spawn(start_with_kind));
+		CHECK(by_kill());
+		nanosleep(&t, NULL);
+		signal_one(sh->helper, SIGSTOP);
+		CHECK(reap(vmm, NULL));
+		signal_one(sh->helper, SIGCONT);
+		CHECK(leaves(sh->helper));
+	}
+	return NULL;
+}
+
+static void measure_stack(void)
+{
+	unsigned i;
+
+	start();
+	for (i = 0; i < sizeof(atd_shared.stack) && !atd_shared.stack[i]; i++)
+		;
+	sh->counter = (int)i;
+}
+
+/* As deep as it goes while it frees RAM; the address is the same in the judge. */
+static const char *stack_is_enough(void)
+{
+	int fd = -1;
+
+	TRY(spawn(measure_stack));
+	CHECK(sh->counter >= 512);
+	TRY(killed_asynchronously());
+	if (getenv("VERBOSE"))
+		printf("# set-up: %d bytes of the stack never used\n", sh->counter);
+#ifdef UFFD_API
+	char stack[sizeof(atd_shared.stack)], path[64];
+	int i, uffd = -1;
+	pid_t helper;
+
+	chunks = 2 * ASYNC_TEARDOWN_THREADS;
+	TRY(spawn_with_devices(&uffd));
+	helper = sh->helper;
+	if (uffd >= 0) {
+		CHECK(by_kill() && reap(vmm, NULL) && mm_freed() && UNTIL(deadline, all_in_madvise(helper)));
+		snprintf(path, sizeof(path), "/proc/%d/mem", helper);
+		if ((fd = open(path, O_RDONLY)) >= 0) {
+			CHECK(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.stack) == sizeof(stack));
+			for (i = 0; i < (int)sizeof(stack) && !stack[i]; i++)
+				;
+			if (getenv("VERBOSE"))
+				printf("# release: %d bytes of the stack never used\n", i);
+			CHECK(i >= 512);
+#if ASYNC_TEARDOWN_THREADS > 1
+			CHECK(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.worker_stacks[0]) == sizeof(stack));
+			for (i = 0; i < (int)sizeof(stack) && !stack[i]; i++)
+				;
+			if (getenv("VERBOSE"))
+				printf("# other threads: %d bytes of the stack never used\n", i);
+			CHECK(i >= 512);
+#endif
+			close(fd);
+		}
+		CHECK(reads_on(uffd, helper));
+	} else
+		TRY(killed_and_gone());
+#endif
+	if (fd < 0)
+		SKIP("the release could not be looked into");
+	return NULL;
+}
+
+/* A new case is a function above and a line here. */
+static const struct test release_tests[] = {
+	{ "release_first", release_first, "RAM held up: socket in an io_uring, lock of a mapped file, TAP, packet ring are free before it" },
+	{ "threads", threads, "its threads are named, sandboxed, and all free the RAM" },
+	{ "unshare_refused", unshare_refused, "a filter refuses to say whether others use the memory: released all the same" },
+	{ "hung_reader", hung_reader, "a userfaultfd's reader that never reads: gone after a minute" },
+	{ "ram_kinds", ram_kinds, "all kinds of RAM ranges and of memory" },
+	{ "killed_in_ram", killed_in_ram, "killed while it changes the ranges" },
+	{ "stopped_in_release", stopped_in_release, "stopped and continued while it releases" },
+	{ "lasts_to_the_end", lasts_to_the_end, "the helper's to its end: a veth's namespace, the executable; a userfaultfd's handler gets ESRCH then" },
+	{ "stack_is_enough", stack_is_enough, "half a kilobyte of its stack is never touched" },
+	{ NULL, NULL, NULL }
+};

@@ -1,0 +1,194 @@
+/*
+ * shared.h - what several topics need and the harness does not: to give up root, private
+ * mounts, control groups, starts that fail, seccomp filters, RAM, descriptors to pass
+ */
+#include <glob.h>
+#include <grp.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+
+static void become_nobody(void)
+{
+	MUST(!setgroups(0, NULL) && !setresgid(NOBODY, NOBODY, NOBODY) &&
+		!setresuid(NOBODY, NOBODY, NOBODY));
+}
+
+/* What is mounted from now on only the test sees, and it goes with it. */
+static int private_mounts(void)
+{
+	return !unshare(CLONE_NEWNS) && !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+}
+
+/* Writes to a file of the test's control group. */
+static int put(const char *file, const char *text)
+{
+	char path[192];
+	int fd, ok;
+
+	snprintf(path, sizeof(path), "%s/%s", sh->cgroup, file);
+	if ((fd = open(path, O_WRONLY | O_CLOEXEC)) < 0)
+		return 0;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+static int join(pid_t pid)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", pid);
+	return put("cgroup.procs", text);
+}
+
+/* A control group of our own under one of these that has the file. */
+static int make_cgroup(const char *const *roots, const char *file)
+{
+	char path[192];
+
+	for (; *roots; roots++) {
+		snprintf(sh->cgroup, sizeof(sh->cgroup), "%s/async-teardown-%d", *roots, getpid());
+		if (mkdir(sh->cgroup, 0755))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", sh->cgroup, file);
+		if (!access(path, W_OK))
+			return 1;
+		rmdir(sh->cgroup);
+	}
+	return 0;
+}
+
+/* Which of the lower descriptors are open. */
+static long fd_map(void)
+{
+	long map = 0;
+	int fd;
+
+	for (fd = 0; fd < 63; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			map |= 1L << (fd % (int)(8 * sizeof(long)));
+	return map;
+}
+
+/* start returns this error, has changed nothing, and leaves no child. */
+static void fails_with(int error)
+{
+	long files = fd_map();
+
+	errno = 77;
+	sh->result = async_teardown_start();
+	MUST(errno == 77 && fd_map() == files);
+	MUST(sh->result == error);
+	MUST(childless());
+	MUST(async_teardown_stop() == 0);
+}
+
+/* Seccomp filters of the VMM's own. */
+#define STMT(code, k) { code, 0, 0, k }
+#define JEQ(k, yes, no) { 0x15, yes, no, k }
+enum { ALLOW = 0x7fff0000, ERRNO = 0x50000, TRAP = 0x30000, KILL = 0 };
+
+static void filter(const struct atd_insn *insns, size_t n)
+{
+	struct atd_prog prog;
+
+	prog.len = (unsigned short)n;
+	prog.insns = insns;
+	if (geteuid())
+		MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	MUST(!prctl(PR_SET_SECCOMP, 2, &prog, 0, 0));
+}
+
+/* Answers one call so, and allows all others. */
+static void filter_one(unsigned nr, unsigned action)
+{
+	const struct atd_insn insns[] = {
+		STMT(0x20, 0), JEQ(nr, 0, 1), STMT(6, action), STMT(6, ALLOW)
+	};
+
+	filter(insns, 4);
+}
+
+static void answer_sigsys(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+	sh->counter++;
+}
+
+/* Without SA_RESTART. */
+static void on_sigsys(void (*handler)(int, siginfo_t *, void *))
+{
+	struct sigaction act;
+
+	memset(&act, 0, sizeof(act));
+	act.sa_sigaction = handler;
+	act.sa_flags = SA_SIGINFO;
+	sigaction(SIGSYS, &act, NULL);
+}
+
+/* Guest RAM, not touched yet. */
+static char *ram;
+static size_t ram_size;
+
+static void make_ram(size_t size)
+{
+	ram_size = size;
+	ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	MUST(ram != MAP_FAILED);
+	madvise(ram, size, MADV_NOHUGEPAGE);
+}
+
+static int threads_of(pid_t pid) { return atoi(status(pid, "Threads")); }
+
+/* Sends a descriptor that stays open in no process. */
+static void send_fd(int to, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+		.msg_controllen = sizeof(control) };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+	memset(control, 0, sizeof(control));
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	MUST(sendmsg(to, &m, 0) == 1);
+}
+
+static __attribute__((unused)) int receive_fd(int from)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+		.msg_controllen = sizeof(control) };
+	int fd = -1;
+
+	if (recvmsg(from, &m, MSG_DONTWAIT) == 1 && CMSG_FIRSTHDR(&m))
+		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(fd));
+	return fd;
+}
+
+/* Has the other end of this socket been closed? */
+static int has_ended(int sock)
+{
+	char c;
+
+	return recv(sock, &c, 1, MSG_DONTWAIT) == 0;
+}
+
+/* KVM has a directory PID-FD for each guest, where debugfs is mounted. */
+static __attribute__((unused)) int guest_exists(void)
+{
+	char pattern[64];
+	glob_t g;
+	int found;
+
+	snprintf(pattern, sizeof(pattern), "/sys/kernel/debug/kvm/%d-*", vmm);
+	found = glob(pattern, 0, NULL, &g) == 0;
+	globfree(&g);
+	return found;
+}
