@@ -122,7 +122,7 @@ static const char *race(void body(void), int threads, int runs)
 	}
 	if (synchronous)
 		fprintf(stderr, "# %d threads: %d of %d runs synchronous\n", threads, synchronous, runs);
-	CHECK(synchronous == 0);
+	CHECK_INT(synchronous, ==, 0);
 	return NULL;
 }
 
@@ -216,7 +216,7 @@ static void start_on_terminal(void)
 {
 	int fd;
 
-	MUST(setsid() > 0);
+	MUST_INT(setsid(), >, 0);
 	fd = open(ptsname(terminal), O_RDWR);
 	MUST(fd >= 0 && !ioctl(fd, TIOCSCTTY, 0));
 	close(terminal);

@@ -33,7 +33,10 @@ static void start_at_third_thread(void)
 		MUST(!setresuid(54322, 54322, 54322));
 	MUST(!setrlimit(RLIMIT_NPROC, &four));
 	sh->result = async_teardown_start();
-	MUST(childless() ? sh->result < 0 : sh->result > 0);
+	if (childless())
+		MUST_INT(sh->result, <, 0);
+	else
+		MUST_INT(sh->result, >, 0);
 }
 
 static const char *limit_at_third_thread(void)
@@ -45,13 +48,13 @@ static const char *limit_at_third_thread(void)
 	}
 	TRY(killed_asynchronously());
 	TRY(spawn(start_at_third_thread));
-	CHECK(sh->result == -EAGAIN);
+	CHECK_INT(sh->result, ==, -EAGAIN);
 	return killed_synchronously();
 }
 
 static void start_as_pid_1(void)
 {
-	MUST(getpid() == 1);
+	MUST_INT(getpid(), ==, 1);
 	atd_shared.lock = 1;	/* as if cloned into this namespace by another PID 1 */
 	fails_with(-EOPNOTSUPP);
 }
@@ -59,14 +62,13 @@ static void start_as_pid_1(void)
 static void start_after_unshare(void)
 {
 	pid_t child;
-	int st;
 
 	MUST(!unshare(CLONE_NEWPID));
 	fails_with(-EINVAL);
 	child = fork();		/* PID 1 of the namespace, which start has left alone */
 	if (!child)
 		_exit(getpid() == 1 ? 0 : 1);
-	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	MUST(succeeds(child));
 }
 
 static const char *pid_namespaces(void)
@@ -144,11 +146,14 @@ static const char *helper_held(void)
 	pid_t held;
 
 	TRY(hold_helper(&held));
-	CHECK(vmm_passes(held, 1) && sh->second == -ETIMEDOUT);
+	CHECK(vmm_passes(held, 1));
+	CHECK_INT(sh->second, ==, -ETIMEDOUT);
 	/* it is killed, but traced; when it can die, the next start reaps it */
 	ptrace(PTRACE_DETACH, held, 0, 0);
 	sh->go = 2;
-	CHECK(vmm_passes(0, 2) && sh->helper > 0 && sh->helper != held);
+	CHECK(vmm_passes(0, 2));
+	CHECK_INT(sh->helper, >, 0);
+	CHECK_INT(sh->helper, !=, held);
 	CHECK(signal_one(held, 0) && errno == ESRCH);
 	return NULL;
 }
@@ -159,9 +164,11 @@ static const char *killed_in_set_up(void)
 
 	TRY(hold_helper(&held));
 	CHECK(!signal_one(held, SIGKILL));
-	CHECK(vmm_passes(held, 1) && sh->second == -ECANCELED);
+	CHECK(vmm_passes(held, 1));
+	CHECK_INT(sh->second, ==, -ECANCELED);
 	sh->go = 2;
-	CHECK(vmm_passes(0, 2) && sh->helper > 0);
+	CHECK(vmm_passes(0, 2));
+	CHECK_INT(sh->helper, >, 0);
 	return NULL;
 }
 
@@ -267,7 +274,8 @@ static void start_with_slow_file(void)
 	ready();
 	await_go();
 	/* The old one ends as soon as the server has answered. */
-	MUST(UNTIL(deadline, (sh->helper = async_teardown_start()) != -ETIMEDOUT));
+	UNTIL(deadline, (sh->helper = async_teardown_start()) != -ETIMEDOUT);
+	MUST_INT(sh->helper, >, 0);
 	sh->passed = 1;
 }
 
@@ -318,9 +326,11 @@ static const char *slow_flush(void)
 		SKIP("cannot mount a FUSE");
 	CHECK(!pthread_create(&t, NULL, serve, NULL));
 	TRY(spawn(start_with_slow_file));
-	CHECK(sh->entered && sh->second == -ETIMEDOUT);
+	CHECK(sh->entered);
+	CHECK_INT(sh->second, ==, -ETIMEDOUT);
 	sh->go = 1;
-	CHECK(UNTIL(deadline, sh->passed) && sh->helper > 0);
+	CHECK(UNTIL(deadline, sh->passed));
+	CHECK_INT(sh->helper, >, 0);
 	TRY(killed_and_gone());
 
 	/* The VMM is killed in start, and a SIGSTOP keeps the helper from noticing. */

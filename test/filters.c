@@ -40,14 +40,15 @@ static void trap(unsigned nr)
 static void start_where_clone_traps(void)
 {
 	trap(__NR_clone);
-	MUST(async_teardown_start() < 0 && sh->counter == 1);
+	MUST_INT(async_teardown_start(), <, 0);
+	MUST_INT(sh->counter, ==, 1);
 }
 
 static void start_where_setsid_traps(void)
 {
 	trap(__NR_setsid);
 	fails_with(-EPERM);	/* the VMM's handler does not run in the helper */
-	MUST(sh->counter == 0);
+	MUST_INT(sh->counter, ==, 0);
 }
 
 static const char *seccomp_traps(void)
@@ -88,7 +89,7 @@ static void start_under_exact_filter(void)
 	}
 	insns[1 + 2 * N] = (struct atd_insn)STMT(6, KILL);
 	filter(insns, 2 * N + 2);
-	MUST(async_teardown_ram(hold_memory, 1) == 0);
+	MUST_INT(async_teardown_ram(hold_memory, 1), ==, 0);
 	for (i = 0; i < 3; i++) {
 		sh->helper = async_teardown_start();
 		sh->second = async_teardown_stop();
@@ -104,10 +105,11 @@ static const char *exact_filter(void)
 	int helper;
 
 	TRY(spawn(start_under_exact_filter));
-	CHECK(sh->second == 0 && sh->helper > 0);
+	CHECK_INT(sh->second, ==, 0);
+	CHECK_INT(sh->helper, >, 0);
 	helper = sh->helper;
 	if (status(helper, "Seccomp_filters")[0])
-		CHECK(atoi(status(helper, "Seccomp_filters")) >= 2);
+		CHECK_INT(atoi(status(helper, "Seccomp_filters")), >=, 2);
 	return killed_asynchronously();
 }
 
@@ -164,7 +166,9 @@ static void start_where_sigmask_traps(void)
 	filter_one(__NR_rt_sigprocmask, TRAP);
 	sh->result = async_teardown_start();
 	/* what it has in the result's register is its matter */
-	MUST(sh->result < 0 && sh->counter > 0 && sh->alive == 0);
+	MUST_INT(sh->result, <, 0);
+	MUST_INT(sh->counter, >, 0);
+	MUST_INT(sh->alive, ==, 0);
 	ready();
 	for (;;)
 		atd_sleep_us(1000);
@@ -183,7 +187,8 @@ static void start_where_first_prctl_traps(void)
 	on_sigsys(answer_sigmask);
 	filter(insns, 6);
 	fails_with(-EPERM);
-	MUST(sh->counter == 0 && sh->alive == 0);
+	MUST_INT(sh->counter, ==, 0);
+	MUST_INT(sh->alive, ==, 0);
 }
 
 static const char *sigmask_traps(void)

@@ -12,10 +12,11 @@ static void start_and_fork(void)
 
 	start();
 	child = fork();
-	MUST(child >= 0);
+	MUST_INT(child, >=, 0);
 	if (!child) {
-		MUST(async_teardown_stop() == 0);	/* not its own to stop */
-		MUST((sh->second = async_teardown_start()) > 0 && sh->second != sh->helper);
+		MUST_INT(async_teardown_stop(), ==, 0);	/* not its own to stop */
+		MUST_INT((sh->second = async_teardown_start()), >, 0);
+		MUST_INT(sh->second, !=, sh->helper);
 		sh->passed = 1;
 		for (;;)
 			pause();
@@ -59,16 +60,18 @@ static void fork_while_starting(void)
 {
 	pthread_t t;
 	pid_t child;
-	int i, st;
+	int i;
 
 	MUST(!pthread_create(&t, NULL, start_and_stop, NULL));
 	for (i = 0; i < effort(300); i++) {
 		child = fork();
 		if (!child) {
 			alarm((unsigned)deadline);
-			_exit(async_teardown_start() > 0 && async_teardown_stop() == 0 ? 0 : 1);
+			MUST_INT(async_teardown_start(), >, 0);
+			MUST_INT(async_teardown_stop(), ==, 0);
+			_exit(0);
 		}
-		MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+		MUST(succeeds(child));
 	}
 	sh->go = 1;
 	MUST(!pthread_join(t, NULL));
@@ -127,7 +130,7 @@ static const char *execs(void)
 	int polls;
 
 	TRY(spawn(start_stop_exec));
-	CHECK(sh->result == 0);
+	CHECK_INT(sh->result, ==, 0);
 	CHECK(UNTIL(deadline, strstr(slurp("/proc/%d/cmdline", vmm) + 10, "--pause")));
 	CHECK(mm_freed());	/* nothing left of the old memory */
 	CHECK(by_kill() && reap(vmm, NULL));
@@ -147,15 +150,14 @@ static const char *execs(void)
 static void stop_in_vfork(void)
 {
 	pid_t child;
-	int st;
 
 	start();
 	child = vfork();
 	if (!child)
 		_exit(async_teardown_stop());
-	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
-	MUST(async_teardown_start() == sh->helper);
-	MUST(async_teardown_stop() == 0);
+	MUST(succeeds(child));
+	MUST_INT(async_teardown_start(), ==, sh->helper);
+	MUST_INT(async_teardown_stop(), ==, 0);
 	MUST(childless());
 	start();
 }
@@ -164,7 +166,7 @@ static void stop_in_vforks_while_starting(void)
 {
 	pthread_t t[2];
 	pid_t child;
-	int i, st;
+	int i;
 
 	MUST(!setpgid(0, 0));	/* a helper of PID 0 is one's process group */
 	for (i = 0; i < 2; i++)
@@ -173,12 +175,12 @@ static void stop_in_vforks_while_starting(void)
 		child = vfork();
 		if (!child)
 			_exit(async_teardown_stop());
-		MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+		MUST(succeeds(child));
 	}
 	sh->go = 1;
 	for (i = 0; i < 2; i++)
 		MUST(!pthread_join(t[i], NULL));
-	MUST(async_teardown_stop() == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
 	MUST(childless());
 }
 
@@ -193,7 +195,6 @@ static const char *vfork_stops(void)
 static void stop_as_impostor(void)
 {
 	pid_t child;
-	int st;
 
 	start();
 	child = vfork();
@@ -201,9 +202,9 @@ static void stop_as_impostor(void)
 		atd_shared.vmm = getpid();	/* as if namespaces gave us one number */
 		_exit(async_teardown_stop());
 	}
-	MUST(child > 0 && waitpid(child, &st, 0) == child && st == 0);
+	MUST(succeeds(child));
 	atd_shared.vmm = getpid();
-	MUST(async_teardown_start() == sh->helper);
+	MUST_INT(async_teardown_start(), ==, sh->helper);
 }
 
 static const char *impostor_stops(void)
@@ -233,7 +234,7 @@ static void start_beside_vfork(void)
 
 	make_ram((size_t)mib << 20);
 	memset(ram, 1, ram_size);
-	MUST(async_teardown_ram(ram, ram_size) == 0);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	start();
 	MUST(!pthread_create(&t, NULL, vfork_and_wait, NULL));
 	MUST(UNTIL(deadline, sh->alive));
@@ -264,7 +265,7 @@ static void fork_with_ram(void)
 {
 	make_ram((size_t)mib << 20);
 	memset(ram, 1, ram_size);
-	MUST(async_teardown_ram(ram, ram_size) == 0);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	start_and_fork();
 }
 
@@ -289,10 +290,11 @@ static void start_two(void)
 {
 	make_ram((size_t)mib << 20);
 	memset(ram, 1, ram_size);
-	MUST(async_teardown_ram(ram, ram_size) == 0);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	start();
 	sh->second = second_start(second_has_ram ? ram : NULL, ram_size);
-	MUST(sh->second > 0 && sh->second != sh->helper);
+	MUST_INT(sh->second, >, 0);
+	MUST_INT(sh->second, !=, sh->helper);
 }
 
 static const char *two_copies(void)
@@ -309,8 +311,10 @@ static const char *two_copies(void)
 		CHECK(reap(first, &st[0]) && reap(second, &st[1]) && mm_freed());
 		/* One thread waits for the other helper.  Several do not, and if they are
 		 * in another image it does not survive. */
-		if (ASYNC_TEARDOWN_THREADS == 1)
-			CHECK(st[0] == 0 && st[1] == 0);
+		if (ASYNC_TEARDOWN_THREADS == 1) {
+			CHECK_INT(st[0], ==, 0);
+			CHECK_INT(st[1], ==, 0);
+		}
 	}
 	return NULL;
 }

@@ -75,19 +75,37 @@ static struct {
 static int lockfd = -1;
 static pid_t vmm;
 
-/* A check that fails ends the test; in a VMM it tells the judge. */
-static char *broken(const char *file, int line, const char *what)
-{
-	char whole[sizeof(sh->broken)] = "";
+static int last_status = -1;	/* of what was reaped last; -1 if it was not, in time */
 
+/* A check that fails ends the test; in a VMM it tells the judge.  The first one counts.
+ * A and b are what was compared, if something was. */
+static char *broken(const char *file, int line, const char *what, const long *a, const long *b)
+{
+	char whole[sizeof(sh->broken)] = "", values[64] = "";
+
+	if (*sh->broken)
+		return sh->broken;
+	if (a)
+		snprintf(values, sizeof(values), " for %ld and %ld", *a, *b);
 	/* The judge reads as soon as there is a first character. */
-	snprintf(whole, sizeof(whole), "%s:%d: %s (errno %d)", file, line, what, errno);
+	snprintf(whole, sizeof(whole), "%s:%d: %s does not hold%s (errno %d, last wait status 0x%x)",
+		file, line, what, values, errno, (unsigned)last_status);
 	memcpy(sh->broken + 1, whole + 1, sizeof(whole) - 1);
 	__atomic_store_n(sh->broken, *whole, __ATOMIC_RELEASE);
 	return sh->broken;
 }
-#define CHECK(c) do { if (!(c)) return broken(__FILE__, __LINE__, #c); } while (0)
-#define MUST(c) do { if (!(c)) { broken(__FILE__, __LINE__, #c); _exit(99); } } while (0)
+#define FAILED(what, a, b) broken(strrchr("/" __FILE__, '/') + 1, __LINE__, what, a, b)
+#define CHECK(c) do { if (!(c)) return FAILED(#c, NULL, NULL); } while (0)
+#define MUST(c) do { if (!(c)) { FAILED(#c, NULL, NULL); _exit(99); } } while (0)
+/* These say what came: CHECK_INT(async_teardown_stop(), ==, 0). */
+#define CHECK_INT(a, op, b) do { \
+	long a_ = (long)(a), b_ = (long)(b); \
+	if (!(a_ op b_)) return FAILED(#a " " #op " " #b, &a_, &b_); \
+} while (0)
+#define MUST_INT(a, op, b) do { \
+	long a_ = (long)(a), b_ = (long)(b); \
+	if (!(a_ op b_)) { FAILED(#a " " #op " " #b, &a_, &b_); _exit(99); } \
+} while (0)
 #define TRY(c) do { const char *r_ = (c); if (r_) return r_; } while (0)
 #define SKIP(why) return "SKIP " why
 
@@ -122,9 +140,18 @@ static int signal_one(pid_t pid, int sig)
 
 static int reap(pid_t pid, int *status)
 {
-	int unused;
+	last_status = -1;
+	if (!UNTIL(deadline, waitpid(pid, &last_status, WNOHANG | __WALL) == pid))
+		return 0;
+	if (status)
+		*status = last_status;
+	return 1;
+}
 
-	return UNTIL(deadline, waitpid(pid, status ? status : &unused, WNOHANG | __WALL) == pid);
+/* In a VMM: this child of its exits with 0. */
+static int succeeds(pid_t child)
+{
+	return child > 0 && waitpid(child, &last_status, 0) == child && last_status == 0;
 }
 
 static int childless(void)
@@ -300,8 +327,8 @@ static void start(void)
 
 	errno = 77;
 	ret = sh->result = async_teardown_start();
-	MUST(errno == 77);
-	MUST(ret > 0);
+	MUST_INT(ret, >, 0);
+	MUST_INT(errno, ==, 77);
 	sh->helper = ret;
 }
 
@@ -315,7 +342,7 @@ static const char *spawn(void (*body)(void))
 	lockfd = memfd_create("lock", MFD_CLOEXEC);
 	CHECK(lockfd >= 0 && !ftruncate(lockfd, 4096));
 	vmm = fork();
-	CHECK(vmm >= 0);
+	CHECK_INT(vmm, >=, 0);
 	if (!vmm) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);	/* the judge's end is its own */
 		signal(SIGINT, SIG_DFL);	/* ignored in a shell's background job */
@@ -348,13 +375,13 @@ static const char *ended_by(int how(void), int expect)
 	if ((expect == SIGABRT || expect == SIGSEGV) && before_5_16())
 		signal_one(helper, SIGCONT);
 	CHECK(reap(vmm, &st));
-	CHECK(WIFSIGNALED(st) ? WTERMSIG(st) == expect : WEXITSTATUS(st) == -expect);
+	CHECK((WIFSIGNALED(st) ? WTERMSIG(st) : -WEXITSTATUS(st)) == expect);
 	if ((expect == SIGABRT || expect == SIGSEGV) && before_5_16()) {
 		CHECK(reap(helper, &st) && mm_freed());
 		return NULL;
 	}
 	CHECK(mm_held());
-	CHECK(rss_kib(helper) >= mib * 1024L);
+	CHECK_INT(rss_kib(helper), >=, mib * 1024L);
 	CHECK(!signal_one(helper, SIGCONT));
 	CHECK(gone(helper));
 	return NULL;

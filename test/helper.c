@@ -23,15 +23,16 @@ static const char *what_it_is(void)
 	TRY(spawn(start_in_own_place));
 	snprintf(text, sizeof(text), "cleanup/%d", vmm);
 	CHECK(!strcmp(status(sh->helper, "Name"), text));
-	CHECK(getsid(sh->helper) == sh->helper && getpgid(sh->helper) == sh->helper);
-	CHECK(atoi(status(sh->helper, "PPid")) == vmm);
+	CHECK_INT(getsid(sh->helper), ==, sh->helper);
+	CHECK_INT(getpgid(sh->helper), ==, sh->helper);
+	CHECK_INT(atoi(status(sh->helper, "PPid")), ==, vmm);
 	snprintf(path, sizeof(path), "/proc/%d/cwd", sh->helper);
 	n = readlink(path, text, sizeof(text));
 	CHECK(n == 1 && *text == '/');
 	/* charged where the VMM is charged, and killed as readily */
 	strcpy(before, slurp("/proc/%d/cgroup", vmm));
 	CHECK(!strcmp(before, slurp("/proc/%d/cgroup", sh->helper)));
-	CHECK(atoi(slurp("/proc/%d/oom_score_adj", sh->helper)) == 321);
+	CHECK_INT(atoi(slurp("/proc/%d/oom_score_adj", sh->helper)), ==, 321);
 	return killed_asynchronously();
 }
 
@@ -42,14 +43,14 @@ static void start_with_files(void)
 
 	MUST(!pipe(fd));
 	for (i = 0; i < 900; i++)
-		MUST(dup(0) >= 0);
+		MUST_INT(dup(0), >=, 0);
 	/* above where the limit will be */
 	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
 	start();
 	/* the caller still has them */
-	MUST(write(fd[1], "x", 1) == 1);
+	MUST_INT(write(fd[1], "x", 1), ==, 1);
 	for (i = 0; i < 900; i++)
-		MUST(fcntl(fd[1] + 1 + i, F_GETFD) == 0);
+		MUST_INT(fcntl(fd[1] + 1 + i, F_GETFD), ==, 0);
 }
 
 /* Nothing, or one pidfd. */
@@ -78,7 +79,7 @@ static void start_without_proc(void)
 	int i;
 
 	for (i = 0; i < 100; i++)
-		MUST(dup(0) >= 0);
+		MUST_INT(dup(0), >=, 0);
 	getrlimit(RLIMIT_NOFILE, &lim);
 	lim.rlim_cur = lim.rlim_max < 1 << 20 ? lim.rlim_max : 1 << 20;
 	MUST(!setrlimit(RLIMIT_NOFILE, &lim) && fcntl(0, F_DUPFD, (int)lim.rlim_cur - 1) >= 0);
@@ -92,7 +93,7 @@ static void start_with_fake_proc(void)
 	int i;
 
 	for (i = 0; i < 100; i++)
-		MUST(dup(0) >= 0);
+		MUST_INT(dup(0), >=, 0);
 	MUST(!chdir(jail) && !mkdir("proc", 0755) && !mkdir("proc/self", 0755) &&
 		!mkdir("proc/self/fd", 0755) && !chroot("."));
 	start();
@@ -133,7 +134,8 @@ static const char *idle(void)
 	}
 	before = switches(sh->helper);
 	nanosleep(&t, NULL);
-	CHECK(before > 0 && switches(sh->helper) == before);
+	CHECK_INT(before, >, 0);
+	CHECK_INT(switches(sh->helper), ==, before);
 	return killed_asynchronously();
 }
 
@@ -165,7 +167,7 @@ static void restart(void)
 static void restart_at_once(void)
 {
 	double end;
-	int i;
+	int i, ret;
 
 	for (i = 0; i < effort(100); i++) {
 		start();
@@ -173,7 +175,8 @@ static void restart_at_once(void)
 		for (end = now() + deadline; atd_shared.alive && now() < end; )
 			;
 		start();
-		MUST(UNTIL(deadline, async_teardown_stop() == 0));
+		UNTIL(deadline, (ret = async_teardown_stop()) == 0);
+		MUST_INT(ret, ==, 0);
 		MUST(childless());
 	}
 	start();
@@ -189,7 +192,8 @@ static const char *helper_killed(void)
 	CHECK(asleep(vmm) && mm_held());
 	sh->go = 1;
 	CHECK(UNTIL(deadline, !sh->go));
-	CHECK(sh->second > 0 && sh->second != first);
+	CHECK_INT(sh->second, >, 0);
+	CHECK_INT(sh->second, !=, first);
 	CHECK(signal_one(first, 0) && errno == ESRCH);	/* and the first is reaped */
 	sh->helper = sh->second;
 	TRY(killed_asynchronously());
@@ -220,14 +224,15 @@ static void wait_for_children(void)
 			MUST(child != sh->helper);
 			i++;
 		}
-	MUST(i == 3 && errno == ECHILD);
+	MUST_INT(errno, ==, ECHILD);
+	MUST_INT(i, ==, 3);
 	MUST(UNTIL(deadline, sh->counter > 0));
 	sh->counter = 0;
 	signal_one(sh->helper, SIGKILL);
 	MUST(UNTIL(deadline, state(sh->helper) == 'Z'));
 	MUST(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
-	MUST(async_teardown_stop() == 0);
-	MUST(sh->counter == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
+	MUST_INT(sh->counter, ==, 0);
 }
 
 static const char *wait_loops(void)

@@ -36,7 +36,7 @@ static int make_file(int n)
 	MUST((fd = mkstemp(path)) >= 0 && !unlink(path));
 	memset(block, 1, sizeof(block));
 	while (n-- > 0)
-		MUST(write(fd, block, sizeof(block)) == sizeof(block));
+		MUST_INT(write(fd, block, sizeof(block)), ==, sizeof(block));
 	return fd;
 }
 
@@ -53,7 +53,7 @@ static void start_with_kept(void)
 	fds[1] = fcntl(make_file(32), F_DUPFD, 700);	/* high, and above the limit later */
 	fds[2] = gates[1][1];
 	fds[3] = gates[2][1];
-	MUST(fds[1] >= 700);
+	MUST_INT(fds[1], >=, 700);
 	for (i = 0; i < 700; i++)
 		if (i != fds[0] && i != fds[2] && i != fds[3] && (i > 20 || i == 0))
 			close(i);
@@ -70,11 +70,11 @@ static void start_with_kept(void)
 		MUST(ram != MAP_FAILED && !close(i));
 	}
 	if (kind == 2 || kind == 3)
-		MUST(async_teardown_ram(ram, ram_size) == 0);
+		MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	MUST(!setrlimit(RLIMIT_NOFILE, &lim));
-	MUST(async_teardown_keep(fds, kind ? 4 : 0) == 0);
+	MUST_INT(async_teardown_keep(fds, kind ? 4 : 0), ==, 0);
 	start();
-	MUST(async_teardown_keep(NULL, 0) == 0);	/* is for the next start */
+	MUST_INT(async_teardown_keep(NULL, 0), ==, 0);	/* is for the next start */
 }
 
 static int shut(int i)
@@ -97,20 +97,30 @@ static const char *keeps(void)
 		helper = sh->helper;
 		for (i = 0; i < 3; i++)
 			close(gates[i][1]);
-		CHECK(used_mib() >= 32);
-		CHECK(open_files(helper) - 4 * !!kind == 0 || open_files(helper) - 4 * !!kind == 1);
+		CHECK_INT(used_mib(), >=, 32);
+		CHECK_INT(open_files(helper), >=, 4 * !!kind);
+		CHECK_INT(open_files(helper), <=, 4 * !!kind + 1);
 		CHECK(freeze(helper));
 		CHECK(by_kill() && reap(vmm, NULL));
 		/* This is the difference: what is not kept is freed before wait returns. */
-		CHECK(kind ? used_mib() >= 32 && !shut(0) : used_mib() == 0 && shut(2));
+		if (kind) {
+			CHECK_INT(used_mib(), >=, 32);
+			CHECK(!shut(0));
+		} else {
+			CHECK_INT(used_mib(), ==, 0);
+			CHECK(shut(2));
+		}
 		CHECK(!signal_one(helper, SIGCONT));
 		/* Each is closed when those before it are, */
 		CHECK(UNTIL(deadline, shut(1)));
-		CHECK(shut(0) && used_mib() == 0);	/* mapped files, too */
+		CHECK(shut(0));
+		CHECK_INT(used_mib(), ==, 0);		/* mapped files, too */
 		/* and the last one when all else is free, too. */
 		CHECK(UNTIL(deadline, shut(2)));
-		if (kind)
-			CHECK(!mm_held() && rss_kib(helper) == 0);
+		if (kind) {
+			CHECK(!mm_held());
+			CHECK_INT(rss_kib(helper), ==, 0);
+		}
 		CHECK(gone(helper));
 		for (i = 0; i < 3; i++)
 			close(gates[i][0]);
@@ -126,26 +136,27 @@ static void keep_wrong(void)
 	/* Without close_range, /proc and ppoll it closes a million, one by one. */
 	if (syscall(ATD_NR_CLOSE_RANGE, 1 << 20, 1 << 20, 0))
 		few.rlim_cur = few.rlim_max = 64;
-	MUST(async_teardown_keep(fds, 9) == -EINVAL && async_teardown_keep(fds, -1) == -EINVAL);
-	MUST(async_teardown_keep(fds, 2) == -EINVAL);	/* twice the same */
-	MUST(async_teardown_keep(&bad, 1) == -EBADF);
+	MUST_INT(async_teardown_keep(fds, 9), ==, -EINVAL);
+	MUST_INT(async_teardown_keep(fds, -1), ==, -EINVAL);
+	MUST_INT(async_teardown_keep(fds, 2), ==, -EINVAL);	/* twice the same */
+	MUST_INT(async_teardown_keep(&bad, 1), ==, -EBADF);
 	close(closed);
-	MUST(async_teardown_keep(&closed, 1) == 0);
+	MUST_INT(async_teardown_keep(&closed, 1), ==, 0);
 	fails_with(-EBADF);
 	MUST(!setrlimit(RLIMIT_NOFILE, &few));
 	fails_with(-EBADF);
 	fds[0] = 0, fds[1] = 2;
-	MUST(async_teardown_keep(fds, 2) == 0);
+	MUST_INT(async_teardown_keep(fds, 2), ==, 0);
 	start();
-	MUST(async_teardown_stop() == 0);
-	MUST(async_teardown_keep(fds, 0) == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
+	MUST_INT(async_teardown_keep(fds, 0), ==, 0);
 	start();
 }
 
 static const char *keeps_what_is_open(void)
 {
 	TRY(spawn(keep_wrong));
-	CHECK(open_files(sh->helper) <= 1);
+	CHECK_INT(open_files(sh->helper), <=, 1);
 	return killed_asynchronously();
 }
 
@@ -157,7 +168,7 @@ static void start_with_socket(void)
 	MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
 	kept[0] = pair[1];
 	kept[1] = gates[0][1];
-	MUST(async_teardown_keep(kept, 2) == 0);
+	MUST_INT(async_teardown_keep(kept, 2), ==, 0);
 	start();
 	close(pair[1]);
 	for (i = 0; i < 16; i++) {
@@ -178,10 +189,11 @@ static const char *keeps_in_socket(void)
 	helper = sh->helper;
 	CHECK(freeze(helper));
 	CHECK(by_kill() && reap(vmm, NULL));
-	CHECK(used_mib() >= 32 && !shut(0));
+	CHECK_INT(used_mib(), >=, 32);
+	CHECK(!shut(0));
 	CHECK(!signal_one(helper, SIGCONT));
 	CHECK(UNTIL(deadline, shut(0)));
-	CHECK(used_mib() == 0);
+	CHECK_INT(used_mib(), ==, 0);
 	CHECK(gone(helper));
 	return NULL;
 }
@@ -207,9 +219,9 @@ static void hold_guest_memfd(void)
 		return;
 	}
 	/* what keeps the guest while it is mapped */
-	MUST((cpu = ioctl(vm_fd, KVM_CREATE_VCPU, 0)) >= 0);
+	MUST_INT((cpu = ioctl(vm_fd, KVM_CREATE_VCPU, 0)), >=, 0);
 	MUST(mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, cpu, 0) != MAP_FAILED);
-	MUST(async_teardown_keep(fds, 2) == 0);
+	MUST_INT(async_teardown_keep(fds, 2), ==, 0);
 	start();
 }
 

@@ -117,7 +117,7 @@ static void run_guest(void)
 	pthread_t t;
 	char *mem;
 
-	MUST((vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0)) >= 0);
+	MUST_INT((vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0)), >=, 0);
 	mem = mmap(NULL, GUEST_MIB << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	MUST(mem != MAP_FAILED);
 	memcpy(mem + 0x1000, guest_code, sizeof(guest_code));
@@ -125,7 +125,7 @@ static void run_guest(void)
 	ioctl(vm_fd, KVM_SET_TSS_ADDR, 0xfffbd000);
 	MUST(!ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region));
 	if (guest_ram_told)
-		MUST(async_teardown_ram(mem, GUEST_MIB << 20) == 0);
+		MUST_INT(async_teardown_ram(mem, GUEST_MIB << 20), ==, 0);
 	start();
 	MUST(!pthread_create(&t, NULL, vcpu, NULL) && !pthread_create(&t, NULL, vcpu, (void *)1));
 	MUST(UNTIL(deadline, sh->counter >= 4));

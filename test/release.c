@@ -95,7 +95,7 @@ static void start_with_devices(void)
 		sh->second |= TAP;
 	if (packet_ring())
 		sh->second |= PACKET;
-	MUST(async_teardown_ram(ram, ram_size) == 0);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	if (refuse_unshare)
 		filter_one(__NR_unshare, ERRNO | EPERM);
 	start();
@@ -137,7 +137,8 @@ static const char *release_first(void)
 	CHECK(freeze(helper));
 	CHECK(by_kill() && reap(vmm, NULL));
 	/* reaped, and all is as it was */
-	CHECK(mm_held() && rss_kib(helper) >= 64 * 1024L);
+	CHECK(mm_held());
+	CHECK_INT(rss_kib(helper), >=, 64 * 1024L);
 	if (sh->second & POLLED)
 		CHECK(!has_ended(peer[0]));
 	if (sh->second & TAP)
@@ -152,8 +153,8 @@ static const char *release_first(void)
 		CHECK(UNTIL(deadline, (tap = open_tap()) >= 0));
 	if (sh->second & PACKET)
 		CHECK(UNTIL(deadline, !packet_exists()));
-	CHECK(rss_kib(helper) >= 64 * 1024L);
-	CHECK(rss_kib(helper) < 64 * 1024L + mib * 1024L / 2);	/* the rest is not */
+	CHECK_INT(rss_kib(helper), >=, 64 * 1024L);
+	CHECK_INT(rss_kib(helper), <, 64 * 1024L + mib * 1024L / 2);	/* the rest is not */
 	CHECK(state(helper) != 'Z' && state(helper));
 	/* back */
 	CHECK(reads_on(uffd, helper));
@@ -208,7 +209,7 @@ static const char *threads(void)
 			continue;
 		for (i = 0; i < 3; i++)
 			CHECK(strtoull(status(tid, zero[i]), NULL, 16) == 0);
-		CHECK(atoi(status(tid, "Seccomp")) == 2);
+		CHECK_INT(atoi(status(tid, "Seccomp")), ==, 2);
 		now_ = status(tid, "NoNewPrivs");
 		CHECK(!*now_ || atoi(now_) == 1);
 		snprintf(text, sizeof(text), "cleanup/%d", vmm);
@@ -237,7 +238,8 @@ static const char *unshare_refused(void)
 	if (uffd < 0)
 		SKIP("no userfaultfd");
 	CHECK(by_kill() && reap(vmm, NULL));
-	CHECK(mm_freed() && rss_kib(helper) >= 64 * 1024L);	/* released all the same */
+	CHECK(mm_freed());
+	CHECK_INT(rss_kib(helper), >=, 64 * 1024L);	/* released all the same */
 	CHECK(reads_on(uffd, helper));
 	return NULL;
 }
@@ -260,9 +262,9 @@ static int lasting(const char *with_ram)
 	if (!hold_ram(3))
 		send_fd(3, 3);
 	if (*with_ram == '1')
-		MUST(async_teardown_ram(ram, ram_size) == 0);
+		MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	pid = async_teardown_start();
-	MUST(write(3, &pid, sizeof(pid)) == sizeof(pid));
+	MUST_INT(write(3, &pid, sizeof(pid)), ==, sizeof(pid));
 	for (;;)
 		pause();
 }
@@ -273,9 +275,9 @@ static const char *copy_executable(void)
 	ssize_t n;
 	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = mkostemp(copy, O_CLOEXEC);
 
-	CHECK(to >= 0);
+	CHECK_INT(to, >=, 0);
 	while ((n = read(from, block, sizeof(block))) > 0)
-		CHECK(write(to, block, (size_t)n) == n);
+		CHECK_INT(write(to, block, (size_t)n), ==, n);
 	CHECK(n == 0 && !fchmod(to, 0700));
 	close(from);
 	close(to);
@@ -426,7 +428,7 @@ static void start_with_kind(void)
 	int i, fd;
 
 #define IS(s) (!strcmp(k, s))
-#define RAM(at, n) MUST(async_teardown_ram(at, n) == 0)
+#define RAM(at, n) MUST_INT(async_teardown_ram(at, n), ==, 0)
 	if (!IS("before start"))
 		start();
 	make_ram(size);
@@ -436,7 +438,7 @@ static void start_with_kind(void)
 	else if (IS("eight")) {
 		for (i = 0; i < 8; i++)
 			RAM(ram + (size_t)i * (size / 8), size / 8);
-		MUST(async_teardown_ram(ram + 1, 1) == -ENOSPC);
+		MUST_INT(async_teardown_ram(ram + 1, 1), ==, -ENOSPC);
 		RAM(ram, size / 8);		/* it is there already */
 		RAM(ram + size / 8, 0);		/* room for another */
 		RAM(ram + 1, 1);
@@ -502,8 +504,9 @@ static void start_with_kind(void)
 		RAM(ram, size);
 	}
 	if (sizeof(long) == 8)	/* a tag, or nonsense */
-		MUST(async_teardown_ram(ram, 1UL << (8 * sizeof(long) - 8)) == -EINVAL);
-	MUST(async_teardown_ram(NULL, 1) == -EINVAL && async_teardown_ram((void *)(uintptr_t)page, ~0UL) == -EINVAL);
+		MUST_INT(async_teardown_ram(ram, 1UL << (8 * sizeof(long) - 8)), ==, -EINVAL);
+	MUST_INT(async_teardown_ram(NULL, 1), ==, -EINVAL);
+	MUST_INT(async_teardown_ram((void *)(uintptr_t)page, ~0UL), ==, -EINVAL);
 	if (IS("before start"))
 		start();
 }
@@ -551,8 +554,8 @@ static void change_ram_for_ever(void)
 	start();
 	ready();
 	for (i = 0; ; i++) {
-		MUST(async_teardown_ram(ram + (i % 4) * 8192, ram_size / 2) == 0);
-		MUST(async_teardown_ram(ram + (i % 3) * 8192, 0) == 0);
+		MUST_INT(async_teardown_ram(ram + (i % 4) * 8192, ram_size / 2), ==, 0);
+		MUST_INT(async_teardown_ram(ram + (i % 3) * 8192, 0), ==, 0);
 	}
 }
 
@@ -603,7 +606,7 @@ static const char *stack_is_enough(void)
 	int fd = -1;
 
 	TRY(spawn(measure_stack));
-	CHECK(sh->counter >= 512);
+	CHECK_INT(sh->counter, >=, 512);
 	TRY(killed_asynchronously());
 	if (getenv("VERBOSE"))
 		printf("# set-up: %d bytes of the stack never used\n", sh->counter);
@@ -619,19 +622,19 @@ static const char *stack_is_enough(void)
 		CHECK(by_kill() && reap(vmm, NULL) && mm_freed() && UNTIL(deadline, all_in_madvise(helper)));
 		snprintf(path, sizeof(path), "/proc/%d/mem", helper);
 		if ((fd = open(path, O_RDONLY)) >= 0) {
-			CHECK(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.stack) == sizeof(stack));
+			CHECK_INT(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.stack), ==, sizeof(stack));
 			for (i = 0; i < (int)sizeof(stack) && !stack[i]; i++)
 				;
 			if (getenv("VERBOSE"))
 				printf("# release: %d bytes of the stack never used\n", i);
-			CHECK(i >= 512);
+			CHECK_INT(i, >=, 512);
 #if ASYNC_TEARDOWN_THREADS > 1
-			CHECK(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.worker_stacks[0]) == sizeof(stack));
+			CHECK_INT(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.worker_stacks[0]), ==, sizeof(stack));
 			for (i = 0; i < (int)sizeof(stack) && !stack[i]; i++)
 				;
 			if (getenv("VERBOSE"))
 				printf("# other threads: %d bytes of the stack never used\n", i);
-			CHECK(i >= 512);
+			CHECK_INT(i, >=, 512);
 #endif
 			close(fd);
 		}

@@ -20,10 +20,10 @@ static void start_sandboxed(void)
 {
 	char before[4096];
 
-	MUST(prctl(PR_SET_DUMPABLE, 1) == 0);
+	MUST_INT(prctl(PR_SET_DUMPABLE, 1), ==, 0);
 	strcpy(before, privileges());
 	start();
-	MUST(prctl(PR_GET_DUMPABLE) == 1);
+	MUST_INT(prctl(PR_GET_DUMPABLE), ==, 1);
 	MUST(!strcmp(before, privileges()));
 }
 
@@ -36,8 +36,8 @@ static const char *sandbox(void)
 	for (i = 0; i < 3; i++)
 		CHECK(strtoull(status(sh->helper, keys[i]), NULL, 16) == 0);
 	if (*status(sh->helper, "NoNewPrivs"))	/* Linux 4.10 */
-		CHECK(atoi(status(sh->helper, "NoNewPrivs")) == 1);
-	CHECK(atoi(status(sh->helper, "Seccomp")) == 2);
+		CHECK_INT(atoi(status(sh->helper, "NoNewPrivs")), ==, 1);
+	CHECK_INT(atoi(status(sh->helper, "Seccomp")), ==, 2);
 	CHECK(strstr(slurp("/proc/%d/limits", sh->helper), "Max core file size        1                    1") ||
 		strstr(slurp("/proc/%d/limits", sh->helper), "Max core file size        0                    0"));
 	/* all but SIGKILL and SIGSTOP, and the one that rt_sigtimedwait waits for */
@@ -80,7 +80,7 @@ static const char *filter_list(void)
 				(nr == __NR_unshare && v == CLONE_VM) ||
 				(nr == __NR_madvise && (v == MADV_DONTNEED || v == 24 /* .._LOCKED */));
 			CHECK(verdict(arch, nr, v) == (listed ? (unsigned)ALLOW : 0x80000000U));
-			CHECK(verdict(arch ^ 0x40000000, nr, v) == 0x80000000U);
+			CHECK_INT(verdict(arch ^ 0x40000000, nr, v), ==, 0x80000000U);
 		}
 	return NULL;
 }
@@ -130,7 +130,7 @@ static const char *drops_uid(void)
 	if (geteuid())
 		SKIP("needs root");
 	TRY(spawn(start_as_root_then_drop));
-	CHECK(sh->second == -EPERM);
+	CHECK_INT(sh->second, ==, -EPERM);
 	CHECK(asleep(sh->helper));
 	TRY(killed_asynchronously());
 	/* and once not stopped, so that nothing but the end itself wakes it */
@@ -154,7 +154,8 @@ static void start_then_sandbox(void)
 	MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	filter(insns, 8);
 	/* nobody can tell any more whether there is a helper: no second one */
-	MUST(async_teardown_start() == -EPERM && async_teardown_stop() == -EPERM);
+	MUST_INT(async_teardown_start(), ==, -EPERM);
+	MUST_INT(async_teardown_stop(), ==, -EPERM);
 }
 
 static const char *sandboxes_itself(void)
@@ -271,7 +272,7 @@ static const char *taken_over(void)
 	last = 8;
 #endif
 	setrlimit(RLIMIT_CORE, &core);	/* where we may */
-	CHECK((bystander = fork()) >= 0);
+	CHECK_INT((bystander = fork()), >=, 0);
 	if (!bystander) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (;;)

@@ -77,10 +77,11 @@ static void fails_with(int error)
 
 	errno = 77;
 	sh->result = async_teardown_start();
-	MUST(errno == 77 && fd_map() == files);
-	MUST(sh->result == error);
+	MUST_INT(sh->result, ==, error);
+	MUST_INT(errno, ==, 77);
+	MUST_INT(fd_map(), ==, files);
 	MUST(childless());
-	MUST(async_teardown_stop() == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
 }
 
 /* Seccomp filters of the VMM's own. */
@@ -156,7 +157,7 @@ static void send_fd(int to, int fd)
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	MUST(sendmsg(to, &m, 0) == 1);
+	MUST_INT(sendmsg(to, &m, 0), ==, 1);
 }
 
 static __attribute__((unused)) int receive_fd(int from)

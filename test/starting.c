@@ -27,8 +27,8 @@ static void compare_around_start(void)
 		if (i == 0)
 			start();
 		else
-			MUST(async_teardown_stop() == 0);
-		MUST(errno == 77);
+			MUST_INT(async_teardown_stop(), ==, 0);
+		MUST_INT(errno, ==, 77);
 		atd_syscall(__NR_rt_sigprocmask, 0, 0, atd_arg(mask[1]), ATD_SIGSET_BYTES, 0);
 		sigaction(SIGHUP, NULL, &act[1]);
 		MUST(!memcmp(mask[0], mask[1], sizeof(mask[0])) && fd_map() == files);
@@ -44,7 +44,7 @@ static void start_with_signals_pending(void)
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	MUST(!kill(getpid(), SIGTERM) && !kill(getpid(), SIGSYS));
 	start();
-	MUST(async_teardown_stop() == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
 	start();
 }
 
@@ -61,16 +61,18 @@ static void start_and_stop_often(void)
 	long before = 0;
 	int i, ret;
 
-	MUST(async_teardown_stop() == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
 	for (i = 0; i < effort(250); i++) {
 		ret = async_teardown_start();
-		MUST(ret > 0 && async_teardown_start() == ret);
-		MUST(async_teardown_stop() == 0 && async_teardown_stop() == 0);
+		MUST_INT(ret, >, 0);
+		MUST_INT(async_teardown_start(), ==, ret);
+		MUST_INT(async_teardown_stop(), ==, 0);
+		MUST_INT(async_teardown_stop(), ==, 0);
 		MUST(signal_one(ret, 0) < 0 && errno == ESRCH);
 		if (i == 0)
 			before = rss_kib(getpid());
 	}
-	MUST(rss_kib(getpid()) <= before + 512);	/* a page each would be 1000 */
+	MUST_INT(rss_kib(getpid()), <=, before + 512);	/* a page each would be 1000 */
 	MUST(childless());
 }
 
@@ -105,9 +107,11 @@ static void start_in_all_threads(void)
 			MUST(!pthread_create(&t[i], NULL, start_at_once, &pid[i]));
 		for (i = 0; i < N; i++)
 			MUST(!pthread_join(t[i], NULL));
-		for (i = 0; i < N; i++)
-			MUST(pid[i] > 0 && pid[i] == pid[0]);
-		MUST(async_teardown_stop() == 0);
+		for (i = 0; i < N; i++) {
+			MUST_INT(pid[i], >, 0);
+			MUST_INT(pid[i], ==, pid[0]);
+		}
+		MUST_INT(async_teardown_stop(), ==, 0);
 		MUST(childless());
 	}
 }
@@ -141,9 +145,11 @@ static void start_beside_churning_heap(void)
 		MUST(!pthread_create(&t[i], NULL, churn, (void *)(uintptr_t)(i + 1)));
 	for (i = 0; i < effort(200); i++) {
 		errno = 77;
-		MUST(async_teardown_start() > 0 && errno == 77);
+		MUST_INT(async_teardown_start(), >, 0);
+		MUST_INT(errno, ==, 77);
 		free(malloc((size_t)i));
-		MUST(async_teardown_stop() == 0 && errno == 77);
+		MUST_INT(async_teardown_stop(), ==, 0);
+		MUST_INT(errno, ==, 77);
 	}
 	before = sh->alive;
 	MUST(UNTIL(deadline, sh->alive > before + 10000));
@@ -178,7 +184,7 @@ static void start_in_real_time(void)
 		return;
 	}
 	start();
-	MUST(async_teardown_stop() == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
 	filter_one(__NR_ppoll, ERRNO | EPERM);
 	fails_with(-EPERM);
 }
@@ -199,8 +205,8 @@ static void start_stop_in_group(void)
 	MUST(!setpgid(0, 0));
 	ready();
 	for (i = 0; !sh->go; i++) {
-		MUST(async_teardown_start() > 0);
-		MUST(async_teardown_stop() == 0);
+		MUST_INT(async_teardown_start(), >, 0);
+		MUST_INT(async_teardown_stop(), ==, 0);
 		sh->alive = i;
 	}
 	start();
@@ -233,7 +239,7 @@ static void start_with_slack(void)
 	MUST(!prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0));
 	for (i = effort(100); i-- > 0; ) {
 		start();
-		MUST(syscall(SYS_prctl, PR_GET_TIMERSLACK) == (long)slack);
+		MUST_INT(syscall(SYS_prctl, PR_GET_TIMERSLACK), ==, (long)slack);
 		if (i)	/* not by stop, which may sleep, for as long as the slack says */
 			MUST(!signal_one(sh->helper, SIGKILL) && waitpid(sh->helper, NULL, __WALL) == sh->helper);
 	}
@@ -258,7 +264,7 @@ static void start_stop_interrupted(void)
 {
 	pid_t tid = (pid_t)syscall(SYS_gettid);
 	pthread_t t;
-	int i;
+	int i, ret;
 
 	on_sigsys(answer_sigsys);
 	MUST(!pthread_create(&t, NULL, interrupt_often, &tid));
@@ -266,7 +272,9 @@ static void start_stop_interrupted(void)
 	for (i = 0; i < effort(300); i++) {
 		/* On a busy machine a helper may wait for a CPU to die on longer than
 		 * stop does. */
-		MUST(async_teardown_start() > 0 && UNTIL(deadline, async_teardown_stop() == 0));
+		MUST_INT(async_teardown_start(), >, 0);
+		UNTIL(deadline, (ret = async_teardown_stop()) == 0);
+		MUST_INT(ret, ==, 0);
 		MUST(childless());
 	}
 	sh->go = 1;
@@ -288,8 +296,7 @@ static void start_and_unshare(void)
 	for (i = 0; i < effort(200); i++) {
 		child = fork();
 		if (!child) {
-			if (async_teardown_start() <= 0)
-				_exit(1);
+			MUST_INT(async_teardown_start(), >, 0);
 			st = unshare(CLONE_NEWUSER) ? errno : 0;
 			async_teardown_stop();
 			_exit(st == 0 ? 0 : st == EINVAL ? 2 : 3);
@@ -321,9 +328,9 @@ static void stop_after_reuse(void)
 	 * that of another child without an exit signal. */
 	MUST(!signal_one(sh->helper, SIGKILL) && waitpid(sh->helper, NULL, __WALL) == sh->helper);
 	other = clone(clone_other, stack + sizeof(stack), 0, NULL);
-	MUST(other > 0);
+	MUST_INT(other, >, 0);
 	atd_shared.pid = other;
-	MUST(async_teardown_stop() == 0);
+	MUST_INT(async_teardown_stop(), ==, 0);
 	MUST(!signal_one(other, 0) && state(other) != 'Z');
 	start();
 	MUST(!signal_one(other, SIGKILL) && waitpid(other, NULL, __WALL) == other);
@@ -339,7 +346,7 @@ static void start_and_stop_with_ram(void)
 {
 	make_ram(1 << 20);
 	memset(ram, 1, ram_size);
-	MUST(async_teardown_ram(ram, ram_size) == 0);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	ready();
 	for (;;) {
 		async_teardown_start();
