@@ -240,15 +240,20 @@ static long rss_kib(pid_t pid)
 	return atol(*anon ? anon : status(pid, "VmRSS"));
 }
 
-/* Before, what kills a process as if to dump core kills all that share its memory. */
-static int before_5_16(void)
+static int linux_before(int major, int minor)
 {
 	struct utsname u;
-	int major = 0, minor = 0;
+	int is_major = 0, is_minor = 0;
 
 	uname(&u);
-	sscanf(u.release, "%d.%d", &major, &minor);
-	return major < 5 || (major == 5 && minor < 16);
+	sscanf(u.release, "%d.%d", &is_major, &is_minor);
+	return is_major < major || (is_major == major && is_minor < minor);
+}
+
+/* Then what kills a process as if to dump core kills all that share its memory. */
+static int before_5_16(void)
+{
+	return linux_before(5, 16);
 }
 
 static long switches(pid_t pid)
