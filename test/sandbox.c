@@ -11,8 +11,11 @@
 static const char *privileges(void)
 {
 	char *from = strstr(slurp("/proc/%d/status", getpid()), "CapInh");
+	char *to = strstr(from, "Speculation");		/* Linux 4.17 */
 
-	*strstr(from, "Speculation") = 0;
+	if (!to)
+		to = strstr(from, "Cpus_allowed");
+	*to = 0;
 	return from;
 }
 
