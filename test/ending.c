@@ -6,6 +6,9 @@
  * exiting or outlive the main one, and a helper that is stopped on its way out.
  * A helper that frees RAM early is in release.c, the OOM killer in helper.c.
  */
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/signalfd.h>
 #include <termios.h>
 
 static void end_exit(void) { start(); ready(); await_go(); exit(3); }
@@ -84,45 +87,71 @@ static void make_threads(int n)
 static int threads_wanted;
 static void start_with_threads(void) { make_threads(threads_wanted); start(); }
 
-static double cpu(const struct rusage *u)
+/*
+ * Who tore down, the VMM or the helper?  Nothing is stopped or timed, for that would hide
+ * the race.  An epoll keeps the order of two events however late it is asked: the VMM's
+ * death, and the last close of a file that only the VMM's memory has mapped.
+ */
+static int epoll, deaths, closes;
+
+static const char *watch_order(void)
 {
-	return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
-		(double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
+	struct epoll_event event = { EPOLLIN, { .fd = 0 } };
+	char path[64];
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);	/* forgets one of before */
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	CHECK((epoll = epoll_create1(EPOLL_CLOEXEC)) >= 0);
+	CHECK((deaths = signalfd(-1, &set, SFD_CLOEXEC)) >= 0);
+	CHECK((closes = inotify_init1(IN_CLOEXEC)) >= 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", lockfd);
+	CHECK(inotify_add_watch(closes, path, IN_CLOSE) >= 0);
+	event.data.fd = deaths;
+	CHECK(!epoll_ctl(epoll, EPOLL_CTL_ADD, deaths, &event));
+	event.data.fd = closes;
+	CHECK(!epoll_ctl(epoll, EPOLL_CTL_ADD, closes, &event));
+	return NULL;
 }
 
-/*
- * Who tore down?  Not stopped here, for that would hide the race.  The helper has
- * done it if the memory is still held when wait returns; if it is not, because the
- * judge was late, then the helper has used the CPU time that it takes, or next to
- * none.
- */
+/* Kills the VMM, and sees whether its memory went before it did, or the helper died. */
+static const char *kill_and_order(int *synchronous)
+{
+	struct signalfd_siginfo info;
+	struct epoll_event first;
+
+	TRY(watch_order());
+	CHECK(by_kill() && waitpid(vmm, NULL, 0) == vmm);
+	CHECK_INT(epoll_wait(epoll, &first, 1, 0), ==, 1);
+	CHECK_INT(read(deaths, &info, sizeof(info)), ==, sizeof(info));
+	*synchronous = first.data.fd == closes || (pid_t)info.ssi_pid != vmm;
+	close(epoll);
+	close(deaths);
+	close(closes);
+	return NULL;
+}
+
+static void only_threads(void) { make_threads(threads_wanted); }
+
 static const char *race(void body(void), int threads, int runs)
 {
-	struct rusage use;
-	double reference = 0;
-	pid_t helper;
-	int i, st, held, synchronous = 0;
+	int i, synchronous, total = 0;
 
-	mib *= 4;	/* for some CPU time to compare */
 	threads_wanted = threads;
-	for (i = -3; i < runs; i++) {
+	TRY(spawn(only_threads));
+	TRY(kill_and_order(&synchronous));
+	CHECK(synchronous);	/* without a helper: so this judge sees it */
+	for (i = 0; i < runs; i++) {
 		TRY(spawn(body));
-		helper = sh->helper;
-		if (i < 0)
-			CHECK(freeze(helper));
-		CHECK(by_kill() && waitpid(vmm, NULL, 0) == vmm);
-		held = mm_held();
-		if (i < 0)
-			CHECK(!signal_one(helper, SIGCONT));
-		CHECK(UNTIL(deadline, wait4(helper, &st, WNOHANG | __WALL, &use) == helper));
-		if (i < 0 && (reference == 0 || cpu(&use) < reference))
-			reference = cpu(&use);
-		else if (i >= 0)
-			synchronous += !held && cpu(&use) < reference / 3;
+		TRY(kill_and_order(&synchronous));
+		CHECK(gone(sh->helper));
+		total += synchronous;
 	}
-	if (synchronous)
-		fprintf(stderr, "# %d threads: %d of %d runs synchronous\n", threads, synchronous, runs);
-	CHECK_INT(synchronous, ==, 0);
+	if (total)
+		fprintf(stderr, "# %d threads: %d of %d runs synchronous\n", threads, total, runs);
+	CHECK_INT(total, ==, 0);
 	return NULL;
 }
 
