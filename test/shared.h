@@ -181,7 +181,14 @@ static int has_ended(int sock)
 	return recv(sock, &c, 1, MSG_DONTWAIT) == 0;
 }
 
-/* KVM has a directory PID-FD for each guest, where debugfs is mounted. */
+/* KVM has a directory PID-FD for each guest in debugfs, which this mounts if it can. */
+static __attribute__((unused)) int guests_are_seen(void)
+{
+	if (access("/sys/kernel/debug/kvm", X_OK) && private_mounts())
+		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	return !access("/sys/kernel/debug/kvm", X_OK);
+}
+
 static __attribute__((unused)) int guest_exists(void)
 {
 	char pattern[64];
