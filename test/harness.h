@@ -69,7 +69,9 @@ static struct {
 	volatile int ready, helper, second, result, go, alive, counter;
 	volatile int entered, passed, attempt, target, daemon;
 	char broken[256];
-	char verdict[256], cgroup[128];	/* from here on one a test, not one a VMM */
+	char verdict[256];	/* from here on one a test, not one a VMM */
+	char cgroup[128];	/* this, and the huge pages, to be put back after the test */
+	int huge_pages;
 } *sh;
 
 static int lockfd = -1;

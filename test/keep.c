@@ -7,18 +7,6 @@
  */
 #include <sys/statfs.h>
 
-static const char tmpfs[] = "/tmp";	/* mounted there, where only the test sees it */
-
-/* A file system whose memory can be counted, for want of a guest_memfd. */
-static const char *mount_tmpfs(void)
-{
-	if (geteuid())
-		SKIP("needs root, to mount");
-	CHECK(private_mounts());
-	CHECK(!mount("atd", tmpfs, "tmpfs", 0, "size=1g"));
-	return NULL;
-}
-
 static long used_mib(void)
 {
 	struct statfs s;

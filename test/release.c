@@ -248,7 +248,7 @@ static const char *unshare_refused(void)
  * What is the helper's as a process, to its end: its executable, of which the VMM
  * has one of its own here, and its namespaces.
  */
-static char copy[] = "/tmp/async-teardown-XXXXXX";
+static char copy[40];		/* in no directory; /proc/JUDGE/fd/NUMBER */
 
 /* What that VMM tells the judge, after the userfaultfd: is there one? */
 struct lasting { int helper, held; };
@@ -259,7 +259,6 @@ static int lasting(const char *with_ram)
 
 	make_ram(1 << 26);
 	memset(ram, 1, ram_size);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (!geteuid())
 		MUST(!unshare(CLONE_NEWNET));
 	told.held = hold_ram(3);
@@ -275,16 +274,20 @@ static int lasting(const char *with_ram)
 
 static const char *copy_executable(void)
 {
-	char block[65536];
+	char block[65536], path[] = "/tmp/async-teardown-XXXXXX";
 	ssize_t n;
-	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = mkostemp(copy, O_CLOEXEC);
+	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = mkostemp(path, O_CLOEXEC);
 
 	CHECK_INT(to, >=, 0);
+	unlink(path);
 	while ((n = read(from, block, sizeof(block))) > 0)
 		CHECK_INT(write(to, block, (size_t)n), ==, n);
 	CHECK(n == 0 && !fchmod(to, 0700));
 	close(from);
-	close(to);
+	snprintf(copy, sizeof(copy), "/proc/%d/fd/%d", getpid(), to);
+	CHECK_INT(from = open(copy, O_RDONLY | O_CLOEXEC), >=, 0);
+	close(to);		/* what is open for writing cannot be executed */
+	snprintf(copy, sizeof(copy), "/proc/%d/fd/%d", getpid(), from);
 	return NULL;
 }
 
@@ -354,6 +357,7 @@ static const char *lasts(const char *with_ram)
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
 	vmm = fork();
 	if (!vmm) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(chan[1], 3);
 		execl(copy, copy, "--lasting", with_ram, NULL);
 		_exit(127);
@@ -394,10 +398,7 @@ static const char *lasts_to_the_end(void)
 
 	TRY(copy_executable());
 	r = lasts("0");
-	if (!r || *r == 'S')
-		r = lasts("1");
-	unlink(copy);
-	return r;
+	return !r || *r == 'S' ? lasts("1") : r;
 }
 
 static const char *hung_reader(void)
@@ -540,8 +541,10 @@ static const char *ram_kinds(void)
 	int none = 0, pages = atoi(slurp("/proc/sys/vm/nr_hugepages", 0));
 	pid_t helper;
 
-	if (!pages)
+	if (!pages) {
+		sh->huge_pages = 1;
 		set_huge_pages(8);
+	}
 	for (kind = 0; kind < KINDS; kind++) {
 		TRY(spawn(start_with_kind));
 		helper = sh->helper;
@@ -553,8 +556,6 @@ static const char *ram_kinds(void)
 		if (!by_kill() || !reap(vmm, NULL) || !gone(helper))
 			return sh->broken;
 	}
-	if (!pages)
-		set_huge_pages(0);
 	return none ? skipped : NULL;
 }
 

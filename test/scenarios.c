@@ -49,29 +49,86 @@ static int applies(const struct test *test)
 	return test->run != two_copies || second_start;
 }
 
-/* Whatever is left of a test is our child now.  Ends it, and says how many. */
-static int left_behind(void)
+/*
+ * Nothing may stay, whatever is killed or interrupted, and a stopped helper would stay for
+ * ever.  So two processes are above the judge, and both are subreapers.  The one that was
+ * started only waits; its child, in a process group of its own, runs the tests.  If the
+ * child dies, its parent ends what is left; if the parent does, the kernel tells the child,
+ * which then does so.
+ */
+static sigset_t end_signals, old_mask;	/* the former with SIGCHLD */
+
+/* What a test has changed of the machine, and may have been kept from putting back. */
+static void put_back(void)
+{
+	rmdir(sh->cgroup);
+	if (sh->huge_pages)
+		set_huge_pages(0);
+}
+
+/* What is frozen does not die. */
+static void thaw_cgroup(void)
+{
+	put("freezer.state", "THAWED");
+	put("cgroup.freeze", "0");
+}
+
+/* Ends what is left, for it is our child now, and says how many that was. */
+static int end_children(void)
 {
 	struct dirent *e;
 	DIR *d;
-	int n = 0;
+	int n = 0, more = 1;
 
-	if (UNTIL(deadline, childless()))
-		return 0;
-	while ((d = opendir("/proc"))) {
-		int more = 0;
-
+	thaw_cgroup();
+	while (more && (d = opendir("/proc"))) {
+		more = 0;
 		while ((e = readdir(d)))
 			if (atoi(e->d_name) && atoi(status(atoi(e->d_name), "PPid")) == getpid()) {
 				signal_one(atoi(e->d_name), SIGKILL);
-				waitpid(atoi(e->d_name), NULL, __WALL);
-				n++, more = 1;
+				more |= reap(atoi(e->d_name), NULL);
+				n++;
 			}
 		closedir(d);
-		if (!more)
-			break;
 	}
 	return n;
+}
+
+/* The status of a child that ends, unless this process is told to end first. */
+static int attend(pid_t child)
+{
+	int st, sig;
+
+	while (waitpid(child, &st, WNOHANG) == 0) {
+		sigwait(&end_signals, &sig);
+		if (sig != SIGCHLD) {
+			end_children();
+			put_back();
+			_exit(128 + sig);
+		}
+	}
+	return st;
+}
+
+static void take_signals(void)
+{
+	const int might[] = { SIGINT, SIGHUP };
+	struct sigaction act;
+	int i;
+
+	sigemptyset(&end_signals);
+	sigaddset(&end_signals, SIGCHLD);
+	sigaddset(&end_signals, SIGTERM);
+	for (i = 0; i < 2; i++)		/* ignored in a shell's background job */
+		if (!sigaction(might[i], NULL, &act) && act.sa_handler != SIG_IGN)
+			sigaddset(&end_signals, might[i]);
+	sigprocmask(SIG_BLOCK, &end_signals, &old_mask);
+}
+
+static void become_subreaper(void)
+{
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 }
 
 static int run(const struct test *test)
@@ -85,16 +142,16 @@ static int run(const struct test *test)
 	if (!judge) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		sigprocmask(SIG_SETMASK, &old_mask, NULL);
 		alarm((unsigned)(15 * deadline));
 		r = test->run();
 		snprintf(sh->verdict, sizeof(sh->verdict), "%s", r ? r : "");
 		_exit(0);
 	}
-	waitpid(judge, &st, 0);
-	put("freezer.state", "THAWED");		/* if the test has failed: what is */
-	put("cgroup.freeze", "0");		/* frozen does not die */
-	left = left_behind();
-	rmdir(sh->cgroup);
+	st = attend(judge);
+	thaw_cgroup();		/* if the test has failed */
+	left = UNTIL(deadline, childless()) ? 0 : end_children();
+	put_back();
 	if (st)
 		snprintf(sh->verdict, sizeof(sh->verdict), "the judge ended with status 0x%x", (unsigned)st);
 	else if (left && !*verdict)
@@ -144,7 +201,8 @@ static int refused(int error)
 int main(int argc, char **argv)
 {
 	const struct test *const *topic, *test;
-	int a, names, listed = 0, failed = 0;
+	int a, st, names, listed = 0, failed = 0;
+	pid_t parent, runner;
 
 	if (argc > 1 && !strcmp(argv[1], "--pause"))
 		for (;;)
@@ -175,8 +233,22 @@ int main(int argc, char **argv)
 	sh = mmap(NULL, sizeof(*sh), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (sh == MAP_FAILED)
 		return 2;
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	take_signals();
+	become_subreaper();
+	parent = getpid();
+	runner = fork();
+	if (runner < 0)
+		return 2;
+	if (runner) {
+		st = attend(runner);
+		end_children();
+		put_back();
+		return WIFEXITED(st) ? WEXITSTATUS(st) : 128 + WTERMSIG(st);
+	}
+	become_subreaper();
+	setpgid(0, 0);
+	if (getppid() != parent)
+		return 2;
 	for (topic = topics; *topic; topic++)
 		for (test = *topic; test->name; test++) {
 			for (a = 1; a < argc && strcmp(argv[a], test->name); a++)

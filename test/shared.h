@@ -19,6 +19,17 @@ static int private_mounts(void)
 	return !unshare(CLONE_NEWNS) && !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
 }
 
+static const char tmpfs[] = "/tmp";	/* mounted there, where only the test sees it */
+
+static const char *mount_tmpfs(void)
+{
+	if (geteuid())
+		SKIP("needs root, to mount");
+	CHECK(private_mounts());
+	CHECK(!mount("atd", tmpfs, "tmpfs", 0, "size=1g"));
+	return NULL;
+}
+
 /* Writes to a file of the test's control group. */
 static int put(const char *file, const char *text)
 {
