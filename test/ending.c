@@ -1,10 +1,13 @@
 /*
- * ending.c - the VMM dies: of whatever cause, and in whatever state its threads are, it is
- * reaped while the helper still has the memory
+ * ending.c - how a VMM dies, and that it is reaped while the helper still has its memory
  *
- * Causes (exit, signals, its process group, its terminal), threads that are long in
- * exiting or outlive the main one, and a helper that is stopped on its way out.
- * A helper that frees RAM early is in release.c, the OOM killer in helper.c.
+ * Causes: exit, abort, signals, kill of its process group, hangup of its terminal.  States:
+ * threads that end first, last, all at once or slowly.  A helper that is stopped and
+ * continued on its way out.  A VMM with RAM that is released early dies in release.c, one
+ * that the OOM killer ends in helper.c, one that is killed in start in starting.c.
+ *
+ * A new case: a VMM that lives until it is told, and ended_by(how it dies, signal or
+ * -status); plus its line in the table below.
  */
 #include <sys/epoll.h>
 #include <sys/inotify.h>
@@ -286,7 +289,6 @@ static const char *stopped_in_pause(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test ending_tests[] = {
 	{ "ends", ends, "exit, abort, SIGSEGV, SIGTERM, SIGKILL: reaped while the stopped helper has the memory" },
 	{ "starter_thread_ends", starter_thread_ends, "the thread that called start ends, its stack and TLS are unmapped" },

@@ -1,10 +1,14 @@
 /*
- * failing.c - start and stop that cannot go on: the error that they return, in which time,
- * and what is left
+ * failing.c - start and stop that cannot do their work: which error, after what wait, and
+ * that nothing is left
  *
- * Limits of processes, PID namespaces, a helper that somebody holds or kills, a file server
- * that does not answer, a lock that nobody will release.  Where a seccomp filter of the
- * VMM's own is the cause: filters.c.  Kept descriptors that are not open: keep.c.
+ * Process limits, PID namespaces, a helper that a debugger holds or somebody kills, a file
+ * server (FUSE) that does not answer, a lock that nobody will release, signals that come
+ * while the caller waits.  Errors by seccomp filters are in filters.c, those of kept
+ * descriptors in keep.c.
+ *
+ * A new case: a VMM that calls fails_with(error), then killed_synchronously(); plus its line
+ * in the table below.
  */
 #include <sys/ptrace.h>
 
@@ -363,7 +367,6 @@ static const char *stale_lock(void)
 	return killed_synchronously();
 }
 
-/* A new case is a function above and a line here. */
 static const struct test failing_tests[] = {
 	{ "process_limit", process_limit, "-EAGAIN at the process limit" },
 	{ "pid_namespaces", pid_namespaces, "-EOPNOTSUPP for PID 1 of a PID namespace" },

@@ -1,10 +1,14 @@
 /*
- * filters.c - a seccomp filter of the VMM's own, installed before start, that refuses, kills
- * or traps a call of start, of stop or of the helper
+ * filters.c - policies around the VMM that are there before start, and refuse, trap or kill
+ * what start, stop or the helper call
  *
- * A new case: filter_one(__NR_call, ERRNO | EPERM), TRAP or KILL, then fails_with(error).
- * run.sh refuses each call in turn by test/deny.c; here is what needs more than that.
+ * These are seccomp filters of the VMM's own.  Where SELinux, systemd or a container refuses
+ * a call, a filter that answers with the same errno stands for it.  run.sh also refuses each
+ * call by itself, through deny.c and refused(); here is what takes more than that.
  * The helper's own filter is in sandbox.c.
+ *
+ * A new case: a VMM that calls filter_one(__NR_call, ERRNO | EACCES), or TRAP, or KILL, and
+ * then fails_with(error) or start(); plus its line in the table below.
  */
 #include <ucontext.h>
 
@@ -204,7 +208,6 @@ static const char *sigmask_traps(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test filters_tests[] = {
 	{ "seccomp_refuses", seccomp_refuses, "-EPERM where a filter refuses clone or kills the helper" },
 	{ "seccomp_traps", seccomp_traps, "a filter that answers by SIGSYS: the VMM lives" },

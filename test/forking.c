@@ -1,9 +1,13 @@
 /*
- * forking.c - fork, vfork, exec and daemon around start and stop, and who else has the
- * memory when it is released
+ * forking.c - other processes that begin in the VMM or run on its memory: fork, vfork, exec,
+ * daemon, a second copy of the header
  *
- * Whose helper it is in a child, and what becomes of a vfork child, of a forked one and of
- * another copy of the header.  For threads see starting.c and ending.c.
+ * Whose helper it is in a child, what start and stop do there, and what becomes of a child
+ * that still runs on the memory when the helper releases it.  Threads are in starting.c and
+ * ending.c.
+ *
+ * A new case: a VMM that forks, killed_and_gone() or leaves(helper) and a look at the child;
+ * plus its line in the table below.
  */
 
 static void start_and_fork(void)
@@ -319,7 +323,6 @@ static const char *two_copies(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test forking_tests[] = {
 	{ "forks", forks, "a forked child has no helper, and may have its own" },
 	{ "forks_while_starting", forks_while_starting, "fork while another thread is in start" },

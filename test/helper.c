@@ -1,9 +1,12 @@
 /*
- * helper.c - what the helper is while the VMM lives
+ * helper.c - the helper while the VMM lives: what it is, what it holds, what it costs
  *
- * Its name, session, directory, descriptors and control group, what it costs, which signals
- * it minds, and what the VMM sees of it: in wait, when it is killed, frozen or out of memory.
- * What it may do is in sandbox.c.
+ * Name, session, directory; open descriptors, also those above the limit or where there is no
+ * /proc; wake-ups; signals sent to it.  Killed, frozen, out of memory, in a control group of
+ * its own.  What a parent's wait and SIGCHLD tell of it.  What it may do is in sandbox.c.
+ *
+ * A new case: TRY(spawn(start)), a look at sh->helper in /proc, killed_asynchronously();
+ * plus its line in the table below.
  */
 
 static void start_in_own_place(void)
@@ -340,7 +343,6 @@ static const char *other_cgroup(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test helper_tests[] = {
 	{ "what_it_is", what_it_is, "the helper's name, session, parent and working directory" },
 	{ "holds_nothing", holds_nothing, "holds no descriptor of the VMM's, even above RLIMIT_NOFILE" },

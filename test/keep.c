@@ -1,9 +1,12 @@
 /*
- * keep.c - async_teardown_keep: what is behind kept descriptors is freed by the helper, and
- * in which order
+ * keep.c - async_teardown_keep: the helper frees what is behind kept descriptors, in order
  *
- * For want of a guest_memfd a file of a tmpfs stands for memory that only a descriptor
- * holds; a real one is the last test.
+ * For memory that only a descriptor holds, a file of a tmpfs stands; a real guest_memfd, with
+ * KVM, is the last test.  Which descriptors may be kept, and what keep and start say of
+ * others.
+ *
+ * A new case: a VMM that keeps a pipe of gates[] before or after what it is about, and a
+ * judge that asks shut(); plus its line in the table below.
  */
 #include <sys/statfs.h>
 
@@ -267,7 +270,6 @@ static const char *guest_memfd(void)
 }
 #endif
 
-/* A new case is a function above and a line here. */
 static const struct test keep_tests[] = {
 	{ "keeps", keeps, "memory behind a kept tmpfs file, mapped memory, both: EOF of a pipe kept last" },
 	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },

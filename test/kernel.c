@@ -1,8 +1,12 @@
 /*
- * kernel.c - what the kernel does for the VMM, and when that ends: native AIO, io_uring, a
- * KVM guest
+ * kernel.c - what the kernel goes on doing for a dead VMM, and until when: native AIO,
+ * io_uring, a KVM guest that runs
  *
- * A device that is mapped, and has to be free before the RAM, is in release.c.
+ * Mapped devices that have to be free before the RAM are in release.c, guest_memfd in keep.c,
+ * I/O ports in sandbox.c, FUSE in failing.c.
+ *
+ * A new case: a VMM that has something under way, freeze(helper), by_kill(), and a look at
+ * what goes on; plus its line in the table below.
  */
 #include "ring.h"
 
@@ -197,7 +201,6 @@ static const char *rings_that_go(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test kernel_tests[] = {
 	{ "requests", requests, "AIO in flight and an io_uring's files last until the helper is gone, other files do not" },
 	{ "kvm", kvm, "a guest with two vCPUs is killed in KVM_RUN; nothing of it is left" },

@@ -1,10 +1,15 @@
 /*
- * release.c - what async_teardown_ram brings: devices, sockets and locks are free before the
- * RAM, which the helper's threads free
+ * release.c - early release, which async_teardown_ram brings: what others may be waiting for
+ * is free before the RAM, and several threads free the RAM
  *
- * All kinds of RAM and of other mappings, the helper's threads and its stack, what lasts to
- * the helper's end, and what holds it up.  A userfaultfd whose reader is the judge keeps the
- * RAM from being freed for as long as a test looks: see spawn_with_devices.
+ * Kinds of RAM and of mappings beside it (huge, locked, sealed, shared, in gaps and all over
+ * the address space).  Devices, sockets and locks that go first.  The helper's threads and
+ * stacks.  What goes only with the helper, and what holds the helper up.  How the code is
+ * linked, run.sh varies.  Memory of which others run is in forking.c, KVM in kernel.c.
+ *
+ * A new kind of memory: a word in kinds[] and its branch in start_with_kind().  Another case:
+ * TRY(spawn_with_devices(&uffd)) and a look while the RAM waits for the judge to read from
+ * the userfaultfd; plus its line in the table below.
  */
 
 #if __has_include(<linux/userfaultfd.h>) && __has_include(<linux/if_tun.h>)
@@ -661,7 +666,6 @@ static const char *stack_is_enough(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test release_tests[] = {
 	{ "release_first", release_first, "RAM held up: socket in an io_uring, lock of a mapped file, TAP, packet ring are free before it" },
 	{ "threads", threads, "its threads are named, sandboxed, and all free the RAM" },

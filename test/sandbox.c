@@ -1,9 +1,12 @@
 /*
- * sandbox.c - privileges: what the helper may do, what it still can when the VMM has been
- * taken over, and what the VMM may give up after start
+ * sandbox.c - privileges: what the helper has none of, and what the VMM may give up
  *
- * Capabilities, the helper's seccomp filter, /proc/PID/mem, ports, setuid, chroot.  Filters
- * that are there before start are in filters.c.
+ * The helper's capabilities, no_new_privs, core limit and seccomp filter; what an attacker
+ * who has taken over the VMM gets out of the helper; who may read memory through it.
+ * A VMM that calls setuid, chroot or ioperm after start.  Policies that are there before
+ * start are in filters.c.
+ *
+ * A new case: in the way of helper.c.  A call that the helper must not make is one more case of evil().
  */
 #include <sys/ptrace.h>
 
@@ -304,7 +307,6 @@ static const char *taken_over(void)
 }
 #endif
 
-/* A new case is a function above and a line here. */
 static const struct test sandbox_tests[] = {
 	{ "drops_uid", drops_uid, "the VMM drops root: no leak, and stop says -EPERM" },
 	{ "sandbox", sandbox, "no effective capabilities, no_new_privs, a filter; the VMM's own unchanged" },

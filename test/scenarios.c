@@ -8,21 +8,21 @@
  * Prints "ok - NAME: ..." or "not ok - ..." a line, with "# SKIP why" where
  * something is missing.  Exit status 1 if one failed.
  *
- * This is the one file to compile: it includes the others, each of which begins with
- * what it covers, and ends with a table of its tests.
+ * This is the one file to compile: it includes the others.  Each begins with what it
+ * covers and what a new case takes, and ends with the table of its tests.
  *
- *	ending.c	the VMM dies
- *	starting.c	start and stop succeed
- *	failing.c	start and stop fail
- *	helper.c	what the helper is while it waits
- *	sandbox.c	what the helper may do
- *	filters.c	seccomp filters of the VMM's own
- *	release.c	RAM, and what is released before it
- *	keep.c		kept descriptors
+ *	ending.c	the VMM dies: causes, threads, races
+ *	starting.c	start and stop succeed: often, at once, interrupted
+ *	failing.c	start and stop fail: limits, namespaces, a helper that is held
+ *	helper.c	the helper while it waits: name, descriptors, signals, control groups
+ *	sandbox.c	what the helper may do, what the VMM may give up
+ *	filters.c	seccomp filters and other policies around the VMM
+ *	release.c	RAM, kinds of mappings, devices before RAM, the helper's threads
+ *	keep.c		kept descriptors, guest_memfd
  *	kernel.c	AIO, io_uring, KVM
- *	forking.c	fork, vfork, exec, two copies
+ *	forking.c	fork, vfork, exec, a second copy of the header
  *	harness.h	how a test runs: judge, VMM, checks
- *	shared.h	what several topics need
+ *	shared.h	what several topics need: filters, RAM, mounts, control groups
  */
 #define _GNU_SOURCE
 #include "harness.h"

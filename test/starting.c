@@ -1,10 +1,13 @@
 /*
- * starting.c - start and stop that succeed: in any thread, often, at once, interrupted, and
- * what they leave alone
+ * starting.c - start and stop that succeed, and what they leave alone
  *
- * errno, signal mask, descriptors, heap, timer slack and children are the caller's own;
- * and start killed halfway leaves nothing.  What fails is in failing.c, a seccomp filter
- * in filters.c, fork and vfork in forking.c.
+ * Called often, by several threads at once, from a real-time thread, while signals, stops
+ * or an allocating heap come in between, or killed halfway.  Left alone: errno, signal mask
+ * and handlers, descriptors, timer slack, other children.  Errors are in failing.c, those by
+ * seccomp filters in filters.c; fork, vfork and exec in forking.c.
+ *
+ * A new case: a VMM that calls start or stop, then killed_asynchronously() if it has a
+ * helper or killed_synchronously() if not; plus its line in the table below.
  */
 
 static void compare_around_start(void)
@@ -367,7 +370,6 @@ static const char *killed_in_start(void)
 	return NULL;
 }
 
-/* A new case is a function above and a line here. */
 static const struct test starting_tests[] = {
 	{ "leaves_caller_alone", leaves_caller_alone, "errno, signal mask, dispositions, descriptors are the caller's own" },
 	{ "start_stop", start_stop, "a thousand starts and stops leave nothing" },
