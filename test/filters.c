@@ -125,7 +125,7 @@ static void start_under_wrong_filter(void)
 	int i;
 
 	MUST(!mprotect(at, 2 * page, PROT_READ | PROT_WRITE));
-	insn->k ^= 1;	/* another architecture than the kernel's idea of this one */
+	*(volatile unsigned *)&insn->k ^= 1;	/* another architecture */
 	for (i = 0; i < effort(50); i++)
 		fails_with(-EPERM);
 }

@@ -244,13 +244,16 @@ static const char *wait_loops(void)
 static void start_then_eat(void)
 {
 	size_t n;
+	char *p;
 
 	MUST(join(getpid()));
 	start();
 	ready();
 	await_go();
-	for (n = 0; n < 4096; n++)
-		memset(malloc(1 << 20), 1, 1 << 20);
+	for (n = 0; n < 4096 && (p = malloc(1 << 20)); n++) {
+		memset(p, 1, 1 << 20);
+		__asm__ volatile("" : : "r"(p) : "memory");	/* or clang leaves it all out */
+	}
 }
 
 static const char *oom(void)
