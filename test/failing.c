@@ -324,7 +324,8 @@ static const char *slow_flush(void)
 		SKIP("needs root, to mount");
 	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
 		SKIP("no /dev/fuse");
-	CHECK(private_mounts());
+	if (!private_mounts())
+		SKIP("may not mount");
 	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=0,group_id=0", fuse);
 	if (mount("atd", slow_file, "fuse", 0, options))
 		SKIP("cannot mount a FUSE");

@@ -23,10 +23,8 @@ static const char tmpfs[] = "/tmp";	/* mounted there, where only the test sees i
 
 static const char *mount_tmpfs(void)
 {
-	if (geteuid())
-		SKIP("needs root, to mount");
-	CHECK(private_mounts());
-	CHECK(!mount("atd", tmpfs, "tmpfs", 0, "size=1g"));
+	if (geteuid() || !private_mounts() || mount("atd", tmpfs, "tmpfs", 0, "size=1g"))
+		SKIP("may not mount");
 	return NULL;
 }
 
