@@ -408,7 +408,9 @@ extern "C" {
 /*
  * For the public functions that make system calls: to their callers they have to be
  * calls, after which vector registers are anything, for some do not survive a system
- * call (SVE, RISC-V V).  gcc's -fipa-ra would look into what is merely not inlined.
+ * call (SVE, RISC-V V).  What they are inlined into may use these although this code is
+ * compiled without, and so without the clobbers below: a target attribute does it, and
+ * link-time optimization.  gcc's -fipa-ra would look into what is merely not inlined.
  */
 #if !defined(__clang__) && __GNUC__ >= 8
 #define ATD_OPAQUE __attribute__((noipa))
@@ -425,8 +427,9 @@ extern "C" {
  *
  * and begins with: the instruction; where the number, the arguments and the
  * result are; what else the kernel overwrites.  Sources: syscall(2), and the
- * kernel's entry code.  An unused argument is not read by the kernel, neither
- * are those of clone that belong to flags that are not set.
+ * kernel's entry code and Documentation/arch.  Floating-point and vector registers
+ * survive where nothing else is said.  An unused argument is not read by the kernel,
+ * neither are those of clone that belong to flags that are not set.
  */
 #if defined(__x86_64__) && !defined(__ILP32__)
 
@@ -491,7 +494,20 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif defined(__aarch64__) && defined(__LP64__) && !defined(__AARCH64EB__)
 
-/* svc #0; x8; x0 x1 x2 x3 x4; x0; none */
+/* svc #0; x8; x0 x1 x2 x3 x4; x0; of SVE p0-p15 ffr, and z0-z31 but for their low 128
+ * bits (sve.rst).  A clobber can only name all of z0-z31.  No compiler keeps anything
+ * in ffr, and clang does not know it. */
+#ifdef __ARM_FEATURE_SVE
+#define ATD_VECTORS , \
+	"z0", "z1", "z2", "z3", "z4", "z5", "z6", "z7", \
+	"z8", "z9", "z10", "z11", "z12", "z13", "z14", "z15", \
+	"z16", "z17", "z18", "z19", "z20", "z21", "z22", "z23", \
+	"z24", "z25", "z26", "z27", "z28", "z29", "z30", "z31", \
+	"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", \
+	"p8", "p9", "p10", "p11", "p12", "p13", "p14", "p15"
+#else
+#define ATD_VECTORS
+#endif
 #define ATD_EM 183
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
@@ -505,7 +521,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 	__asm__ volatile("svc #0"
 		: "+r"(x0)
 		: "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
-		: "cc", "memory");
+		: "cc", "memory" ATD_VECTORS);
 	return x0;
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
@@ -523,7 +539,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 		"1:"
 		: "+r"(x0)
 		: "r"(x8), "r"(x1), "r"(x4), [fn] "r"(fn)
-		: "cc", "memory");
+		: "cc", "memory" ATD_VECTORS);
 	return x0;
 }
 
@@ -576,7 +592,21 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif defined(__riscv) && __riscv_xlen == 64
 
-/* ecall; a7; a0 a1 a2 a3 a4; a0; none */
+/* ecall; a7; a0 a1 a2 a3 a4; a0; of V v0-v31 vl vtype (vector.rst).  gcc 12 knows no such
+ * names, but makes no use of V either.  clang 17 does not know the last two, but takes
+ * every asm to overwrite them. */
+#define ATD_V0_V31 \
+	"v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", \
+	"v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", \
+	"v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", \
+	"v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31"
+#if !defined(__riscv_vector) || (!defined(__clang__) && __GNUC__ < 13)
+#define ATD_VECTORS
+#elif defined(__clang__) && __clang_major__ < 18
+#define ATD_VECTORS , ATD_V0_V31
+#else
+#define ATD_VECTORS , ATD_V0_V31, "vl", "vtype"
+#endif
 #define ATD_EM 243
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
@@ -590,7 +620,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 	__asm__ volatile("ecall"
 		: "+r"(a0)
 		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
-		: "memory");
+		: "memory" ATD_VECTORS);
 	return a0;
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
@@ -608,7 +638,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 		"1:"
 		: "+r"(a0)
 		: "r"(a7), "r"(a1), "r"(a4), [fn] "r"(fn)
-		: "memory");
+		: "memory" ATD_VECTORS);
 	return a0;
 }
 
@@ -2022,6 +2052,8 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 #undef ATD_FN
 #undef ATD_OPAQUE
 #undef ATD_EM
+#undef ATD_V0_V31
+#undef ATD_VECTORS
 #undef ATD_NR_SINCE_5_0
 #undef ATD_AUDIT_ARCH
 #undef ATD_LOAD
