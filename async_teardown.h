@@ -236,7 +236,7 @@
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
 
-#define ASYNC_TEARDOWN_VERSION 10100	/* 1.1.0; 1.2.3 would be 10203 */
+#define ASYNC_TEARDOWN_VERSION 10200	/* 1.2.0; 1.2.3 would be 10203 */
 
 #if defined(ASYNC_TEARDOWN_API)
 #elif defined(ASYNC_TEARDOWN_STATIC) && defined(__GNUC__)
@@ -346,6 +346,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * to there.
  */
 ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n);
+
+ASYNC_TEARDOWN_API void async_teardown_threads(int n);
 
 #ifdef __cplusplus
 }
@@ -849,8 +851,8 @@ enum {
 	ATD_WNOHANG = 1,
 	ATD_WCLONE = (int)0x80000000,	/* children without an exit signal */
 	ATD_AT_FDCWD = -100,
+	ATD_F_GETFD = 1,
 	ATD_POLLIN = 1,
-	ATD_POLLNVAL = 0x20,
 	ATD_MADV_DONTNEED = 4,
 	ATD_MADV_DONTNEED_LOCKED = 24,
 	ATD_CLOCK_MONOTONIC = 1,
@@ -862,21 +864,19 @@ enum {
 	ATD_SIGSET_BYTES = 16,
 	ATD_SIGSYS = 12,
 	ATD_SIGCONT = 25,
+	ATD_RLIMIT_NOFILE = 5,
 #else
 	ATD_SIG_BLOCK = 0,
 	ATD_SIG_SETMASK = 2,
 	ATD_SIGSET_BYTES = 8,
 	ATD_SIGSYS = 31,
 	ATD_SIGCONT = 18,
-#endif
-	ATD_RLIMIT_CORE = 4,
-#ifdef __mips__
-	ATD_RLIMIT_NOFILE = 5,
-#else
 	ATD_RLIMIT_NOFILE = 7,
 #endif
+	ATD_RLIMIT_CORE = 4,
 	ATD_PR_SET_PDEATHSIG = 1,
 	ATD_PR_SET_NAME = 15,
+	ATD_PR_GET_SECCOMP = 21,
 	ATD_PR_SET_SECCOMP = 22,
 	ATD_PR_SET_TIMERSLACK = 29,
 	ATD_PR_GET_TIMERSLACK = 30,
@@ -888,7 +888,7 @@ enum {
 struct atd_sigset { unsigned long bits[ATD_SIGSET_BYTES / sizeof(long)]; };
 struct atd_timespec { long sec, nsec; };
 struct atd_itimerspec { struct atd_timespec interval, value; };
-struct atd_sigevent { long value; int signo, notify; char unused[64]; };
+struct atd_sigevent { long value; int signo, notify; char unused[56 - sizeof(long)]; };
 struct atd_pollfd { int fd; short events, revents; };
 struct atd_rlimit { unsigned long long cur, max; };
 struct atd_cap_header { unsigned int version; int pid; };
@@ -908,8 +908,14 @@ ATD_FN long atd_arg(const volatile void *p)
 	return (long)p;
 }
 
+/* A call of one argument, or none. */
+ATD_FN __attribute__((noinline)) long atd_call(long nr, long a)
+{
+	return atd_syscall(nr, a, 0, 0, 0, 0);
+}
+
 /* The raw call, which also blocks the signals that libc keeps for itself. */
-ATD_FN long atd_sigmask(long how, const struct atd_sigset *set, long old)
+ATD_FN __attribute__((noinline)) long atd_sigmask(long how, const struct atd_sigset *set, long old)
 {
 	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), old, ATD_SIGSET_BYTES, 0);
 }
@@ -928,6 +934,32 @@ ATD_FN __attribute__((noinline)) long atd_prctl(long option, long arg, long arg2
 	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
 }
 
+ATD_FN __attribute__((noinline)) long atd_kill(long pid, long sig)
+{
+	return atd_syscall(__NR_kill, pid, sig, 0, 0, 0);
+}
+
+ATD_FN __attribute__((noinline)) long atd_madvise(unsigned long from, unsigned long size, long advice)
+{
+	return atd_syscall(__NR_madvise, (long)from, (long)size, advice, 0, 0);
+}
+
+ATD_FN __attribute__((noinline)) long atd_munmap(unsigned long from, unsigned long size)
+{
+	return atd_syscall(__NR_munmap, (long)from, (long)size, 0, 0, 0);
+}
+
+/*
+ * 0 if no other task uses this memory, -EINVAL if one does.  To unshare the
+ * memory does nothing but fail while it is shared, since Linux 2.6.30
+ * (check_unshare_flags).  It asks for no permission and no PID.  But it also fails
+ * for a process of more than one thread.
+ */
+ATD_FN long atd_unshare_vm(void)
+{
+	return atd_call(__NR_unshare, ATD_CLONE_VM);
+}
+
 /* ppoll, because poll is restarted by a call of its own after SIGSTOP and
  * SIGCONT, restart_syscall, which the filter would kill. */
 ATD_FN __attribute__((noinline)) long atd_ppoll(long fds, long n, long timeout)
@@ -935,38 +967,43 @@ ATD_FN __attribute__((noinline)) long atd_ppoll(long fds, long n, long timeout)
 	return atd_syscall(__NR_ppoll, fds, n, timeout, 0, 0);
 }
 
-ATD_FN long atd_sleep_us(long us)
+/* Sleeps until something happens to the descriptor; 0 then. */
+ATD_FN int atd_await(int fd)
 {
-	struct atd_timespec t;
+	struct atd_pollfd watch;
 	long ret;
 
-	for (t.sec = 0; us >= 1000000; t.sec++)
-		us -= 1000000;
+	watch.fd = fd;
+	watch.events = ATD_POLLIN;
+	do
+		ret = atd_ppoll(atd_arg(&watch), 1, 0);
+	while (ret == -EINTR);
+	return ret > 0 ? 0 : -1;
+}
+
+/*
+ * For what has to be waited for by looking.  Sleeps for 20 microseconds and a sixteenth
+ * of what it has slept so far, a millisecond at most, and adds that up in *slept.
+ * Returns 0 when limit microseconds have been slept: no wait is without an end.
+ */
+enum { ATD_MS = 1000, ATD_S = 1000000 };
+ATD_FN __attribute__((noinline)) long atd_nap(long *slept, long limit)
+{
+	struct atd_timespec t;
+	long us = 20 + *slept / 16, ret;
+
+	if (*slept >= limit)
+		return 0;
+	if (us > ATD_MS)
+		us = ATD_MS;
+	*slept += us;
+	t.sec = 0;
 	t.nsec = us * 1000;
 	do	/* the call itself leaves in t what remains */
 		ret = atd_ppoll(0, 0, atd_arg(&t));
 	while (ret == -EINTR);
-	return ret;
+	return ret < 0 ? ret : 1;
 }
-
-/*
- * For whatever has to be waited for by looking: sleeps, each time a sixteenth
- * longer.  Returns 0 when the sleeps have come to max microseconds
- * each, which is some 16 * max in all: no wait in here is without an end.
- */
-ATD_FN int atd_nap(long *us, long max)
-{
-	if (*us > max)
-		return 0;
-	atd_sleep_us(*us);
-	*us += 1 + *us / 16;
-	return 1;
-}
-enum {
-	ATD_20_MS = 1250, ATD_250_MS = 15625, ATD_1_S = 62500,
-	ATD_5_S = 312500, ATD_10_S = 625000, ATD_30_S = 1875000, ATD_60_S = 3750000,
-	ATD_1_H = 225000000
-};
 
 /*
  * The one static object.
@@ -979,67 +1016,446 @@ enum {
 #if ASYNC_TEARDOWN_THREADS < 1 || ASYNC_TEARDOWN_THREADS > 1024
 #error "async_teardown.h: ASYNC_TEARDOWN_THREADS has to be 1 to 1024"
 #endif
-enum {
-	ATD_WORKERS = ASYNC_TEARDOWN_THREADS - 1,	/* besides the helper's first thread */
-#if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__)	/* large frames */
-	ATD_STACK = 3072,
-#else
-	ATD_STACK = 1152,
+#ifndef ASYNC_TEARDOWN_RANGES
+#define ASYNC_TEARDOWN_RANGES 32
 #endif
-	/* The top of a stack is left free: s390x and ppc64 functions write to the
-	 * frame of their caller, which the first one does not have. */
+#if ASYNC_TEARDOWN_RANGES < 1 || ASYNC_TEARDOWN_RANGES > 4096
+#error "async_teardown.h: ASYNC_TEARDOWN_RANGES has to be 1 to 4096"
+#endif
+enum {
+	ATD_THREADS = ASYNC_TEARDOWN_THREADS,
+	ATD_RANGES = ASYNC_TEARDOWN_RANGES,
+	ATD_KEPT = 8,
+	/* What is not used of a stack, and all of it.  s390x and ppc64 functions write to
+	 * the frame of their caller, which the first one does not have.  Large frames there,
+	 * and where functions save vector registers. */
+#if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__) || \
+	defined(__ARM_FEATURE_SVE) || defined(__riscv_vector)
 	ATD_STACK_TOP = 256,
-	ATD_RANGES = 8,
-	ATD_KEPT = 8
+	ATD_STACK = 3072
+#else
+	ATD_STACK_TOP = 0,
+	ATD_STACK = 768
+#endif
 };
-/* What the helper is about, in progress; or -errno when it has failed. */
+/* How far the helper has come; or -errno when it has failed and is about to exit. */
 enum { ATD_READY = 0, ATD_SETTING_UP = 1, ATD_DOOMED = 2 };
 
 struct atd_fds { int n, fd[ATD_KEPT]; };
 struct atd_area { unsigned long from, to; };	/* to is 0: none */
 
 static struct {
-	/* The helper's.  First a buffer, because compilers that initialize all that
+	/* The helper's own.  First a buffer, because compilers that initialize all that
 	 * is on the stack may call memset for it; so what lies below the stack is
 	 * the helper's too. */
 	union {
-		char bytes[128];
+		char bytes[sizeof(struct atd_sigevent)];
 		struct atd_dirent dirent;
-		struct atd_cap_data caps[2];
 		struct atd_rlimit limit;
-		struct atd_pollfd watch[16];
 		struct atd_sigevent event;
 	} scratch;
 #if ASYNC_TEARDOWN_THREADS > 1
-	char worker_stacks[ATD_WORKERS][ATD_STACK];
+	char worker_stacks[ASYNC_TEARDOWN_THREADS - 1][ATD_STACK];
 #endif
 	char stack[ATD_STACK];
-	struct atd_fds kept;	/* those of keep when it was started */
-	int timer;		/* see atd_set_timer */
+	struct atd_cap_data caps[2];
 	int pidfd;		/* of the VMM; or -errno */
-	int workers_ready;	/* how many are under their filter */
-	int workers_error;	/* why one is not */
-	int workers_go;		/* all but the RAM is released */
-	int workers_done;
-	unsigned long next_chunk;	/* of the RAM, for whoever takes it */
+	int timer;		/* ends a release that hangs; or -1 */
 	unsigned long page;	/* its size */
+
+	/* Between its threads. */
+	int pipe[2];		/* the others sleep on it until their work begins */
+	int ready, done;	/* how many of them are under their filter; have finished */
+	int next_kept;		/* of the work: first the kept descriptors, */
+	unsigned long next_ram;	/* then the RAM from here on */
+
+	/* For the helper, from start. */
+	struct atd_fds kept;
+	int threads;
+	int filtered;		/* is there a seccomp filter already? */
+
+	/* Told by the VMM, also while the helper lives. */
+	struct atd_area area[ATD_RANGES + 1];	/* the RAM; last the helper's image */
+	struct atd_fds keep;
+	int want;		/* how many threads; 0: all */
 
 	/* The VMM's. */
 	int lock;		/* 0, or the PID of the process that is inside */
 	int vmm;		/* the PID to outlive: who started the helper */
 	int pid;		/* the helper, dead or alive; or 0 */
 	int alive;		/* the kernel makes it 0 when the helper has ended */
-	int progress;		/* the helper's report while start waits */
+	int progress;		/* the helper's report, while start waits */
+	int status;		/* of a child that has been reaped */
 	int result;		/* what start returns */
-	struct atd_fds keep;
-	struct atd_area area[ATD_RANGES + 1];	/* the RAM; last the helper's image */
 } atd_shared __attribute__((aligned(64)));
 
+/* Where addresses end that count: on 64 bits below those whose top byte does not, for
+ * there 1 << 56 is 0 (arm64). */
+#define ATD_TOP (sizeof(long) == 8 ? 1UL << (8 * sizeof(long) - 8) : 0UL)
+
 /*
- * Layer 3: the helper.
+ * Layer 3: what the VMM tells.
  *
- * Everything that it may do once start has returned.  Whoever takes over the VMM
- * can rewrite the helper's memory, and this is then what keeps him from the
+ * The table is read by a helper whose VMM may have been killed anywhere in here:
+ * an area is none while its end is 0, and has its start before its end.
+ */
+ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
+{
+	const unsigned long from = (unsigned long)atd_arg(start), to = size ? from + size : 0;
+	struct atd_area *const image = &atd_shared.area[ATD_RANGES], *a;
+	unsigned long unused;
+
+	/* No end past the top, also when rounded up, and no tag in the top byte. */
+	if (!from || (size && to <= from) || to > ATD_TOP - 0x10000)
+		return -EINVAL;
+	for (a = atd_shared.area; a < image; a++)
+		if (__atomic_load_n(&a->from, __ATOMIC_RELAXED) == from) {
+			__atomic_store_n(&a->to, to, __ATOMIC_RELEASE);
+			if (!size)
+				__atomic_store_n(&a->from, 0, __ATOMIC_RELEASE);
+			return 0;
+		}
+	for (a = atd_shared.area; size && a < image; a++) {
+		unused = 0;
+		if (__atomic_compare_exchange_n(&a->from, &unused, from, 0,
+				__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+			__atomic_store_n(&a->to, to, __ATOMIC_RELEASE);
+			return 0;
+		}
+	}
+	return size ? -ENOSPC : 0;
+}
+
+ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
+{
+	int i, j;
+
+	if (n < 0 || n > ATD_KEPT)
+		return -EINVAL;
+	for (i = 0; i < n; i++) {
+		if (fds[i] < 0)
+			return -EBADF;
+		for (j = 0; j < i; j++)
+			if (fds[i] == fds[j])
+				return -EINVAL;
+	}
+	__atomic_store_n(&atd_shared.keep.n, 0, __ATOMIC_RELEASE);
+	for (i = 0; i < n; i++)
+		__atomic_store_n(&atd_shared.keep.fd[i], fds[i], __ATOMIC_RELAXED);
+	__atomic_store_n(&atd_shared.keep.n, n, __ATOMIC_RELEASE);
+	return 0;
+}
+
+ASYNC_TEARDOWN_API void async_teardown_threads(int n)
+{
+	__atomic_store_n(&atd_shared.want, n < 1 ? 1 : n, __ATOMIC_RELAXED);
+}
+
+/*
+ * Layer 4: the VMM's side.
+ *
+ * One thread at a time, with signals blocked: no handler may run in the helper,
+ * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
+ * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
+ */
+enum { ATD_WANTED = 1 << 30 };	/* in lock, beside the PID: another thread sleeps for it */
+
+static long atd_enter(struct atd_sigset *old, int self)
+{
+	const unsigned long sigsys = 1UL << (ATD_SIGSYS - 1);
+	struct atd_sigset all, was;
+	long ret, slept = 0;
+	int holder;
+
+	/* First SIGSYS as well, to see that the kernel does so: where a handler
+	 * answers this call, it would answer the helper's too, on the helper's stack. */
+	atd_fill(&all, ~0UL);
+	atd_fill(old, 0);
+	was.bits[0] = 0;
+	ret = atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(old));
+	if (ret == 0) {
+		all.bits[0] = ~sigsys | old->bits[0];
+		ret = atd_sigmask(ATD_SIG_SETMASK, &all, atd_arg(&was));
+	}
+	if (ret == 0 && !(was.bits[0] & sigsys)) {
+		atd_sigmask(ATD_SIG_SETMASK, old, 0);
+		ret = -EPERM;
+	}
+	if (ret != 0)
+		return ret < 0 ? ret : -EPERM;
+
+	do {
+		holder = __atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED);
+		/* Free; or held when this process was forked, by a thread that is not
+		 * in this process. */
+		while ((holder & ~ATD_WANTED) != self)
+			if (__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
+					__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+				return 0;
+		__atomic_compare_exchange_n(&atd_shared.lock, &holder, self | ATD_WANTED, 0,
+			__ATOMIC_RELAXED, __ATOMIC_RELAXED);
+		/* Not for ever: a thread of a process that had the same PID may have held it. */
+	} while (atd_nap(&slept, 30 * ATD_S) > 0);
+	atd_sigmask(ATD_SIG_SETMASK, old, 0);
+	return -ETIMEDOUT;
+}
+
+static void atd_leave(struct atd_sigset *old)
+{
+	const int held = __atomic_exchange_n(&atd_shared.lock, 0, __ATOMIC_RELEASE);
+	long slept = 0;
+
+	/* A thread that starts and stops in a loop would never let another in: that one
+	 * looks once a millisecond. */
+	while (held & ATD_WANTED && !__atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED) &&
+	       atd_nap(&slept, 2 * ATD_MS) > 0)
+		;
+	atd_sigmask(ATD_SIG_SETMASK, old, 0);
+}
+
+ATD_FN long atd_wait(long pid)
+{
+	return atd_syscall(__NR_wait4, pid, atd_arg(&atd_shared.status),
+		ATD_WNOHANG | ATD_WCLONE, 0, 0);
+}
+
+/* Waits for a child to end, and reaps it.  Returns 0; -ETIMEDOUT when it is frozen,
+ * traced, or in the close of a file whose server does not answer; or wait4's error. */
+ATD_FN long atd_reap(long pid)
+{
+	long ret, slept = 0;
+
+	while ((ret = atd_wait(pid)) == 0)
+		if (atd_nap(&slept, 30 * ATD_S) <= 0)
+			return -ETIMEDOUT;
+	return ret > 0 ? 0 : ret;
+}
+
+/* 1 if there is a helper, 0 if not, and then its stack is free. */
+ATD_FN long atd_running(int self)
+{
+	/* Without a helper asks about the caller, which is no child of its own:
+	 * so it is known before the clone whether wait4 is permitted. */
+	const int pid = atd_shared.vmm == self && atd_shared.pid ? atd_shared.pid : self;
+	long ret = atd_wait(pid);
+
+	if (ret == 0) {
+		if (__atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
+			return 1;
+		/* It was killed and has left the memory, but is yet to be reaped.  Or
+		 * somebody else has reaped it, and its PID is another child's. */
+		ret = atd_reap(pid) == 0;
+	}
+	/* Not when it is no child: this may be one of vfork, in a PID namespace where
+	 * its number is that of the VMM. */
+	if (ret > 0)
+		atd_shared.pid = 0;
+	return ret < 0 && ret != -ECHILD ? ret : 0;
+}
+
+/* Kills the helper and reaps it. */
+ATD_FN long atd_end(void)
+{
+	long ret = atd_kill(atd_shared.pid, ATD_SIGKILL);
+
+	if (ret < 0)
+		return ret;
+	__atomic_store_n(&atd_shared.progress, ATD_DOOMED, __ATOMIC_RELAXED);
+	ret = atd_reap(atd_shared.pid);
+	if (ret == 0 || ret == -ECHILD)
+		atd_shared.pid = 0;
+	return ret == -ECHILD ? 0 : ret;
+}
+
+static void atd_main(void) __attribute__((noreturn, noinline, ATD_BARE));
+
+ATD_FN long atd_start_helper(void)
+{
+	long ret, pid, dead, slept = 0;
+	int progress;
+
+	/* A filter may refuse ppoll.  Below it would then spin, which in a real-time
+	 * thread can keep the helper from running at all. */
+	ret = atd_nap(&slept, 1);
+	if (ret < 0)
+		return ret;
+
+	pid = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_CHILD_CLEARTID,
+		atd_shared.stack + ATD_STACK - ATD_STACK_TOP, atd_main, atd_arg(&atd_shared.alive));
+	if (pid < 0)
+		return pid;
+	atd_shared.pid = (int)pid;
+
+	/* Sleeps in turn, for a wake-up would be one more call in the filter. */
+	slept = 0;
+	do {
+		dead = atd_wait(pid);
+		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
+		if (dead || progress != ATD_SETTING_UP)
+			break;
+		/* A SIGSTOP for the VMM's process group may have caught it in setsid,
+		 * and the group's SIGCONT not. */
+		if (slept > 20 * ATD_MS)
+			atd_kill(pid, ATD_SIGCONT);
+	} while (atd_nap(&slept, 10 * ATD_S) > 0);
+	if (!dead && progress == ATD_READY)
+		return pid;
+
+	if (!dead) {
+		/* One that has failed exits, also where a policy refuses to kill it. */
+		ret = progress < 0 ? atd_reap(pid) : atd_end();
+		if (ret < 0)
+			return ret;
+	}
+	atd_shared.pid = 0;
+	if (progress < 0)
+		return progress;
+	if (!dead)
+		return -ETIMEDOUT;
+	return (atd_shared.status & 0x7f) == ATD_SIGSYS ? -EPERM : -ECANCELED;
+}
+
+static __attribute__((noreturn, noinline, ATD_BARE)) void atd_starter(void)
+{
+	atd_shared.result = (int)atd_start_helper();
+	for (;;)
+		atd_call(__NR_exit, 0);
+}
+
+/*
+ * The first steps of a process that shares this memory.  No signal but SIGKILL and SIGSTOP
+ * gets through, so no handler of SIGSYS can run in it, nor on the helper's small stack.
+ * And it dies with the thread that has cloned it: a VMM may be killed while a SIGSTOP keeps
+ * the process from noticing.
+ */
+ATD_FN __attribute__((noinline)) long atd_first_steps(void)
+{
+	struct atd_sigset all;
+	long ret;
+
+	atd_fill(&all, ~0UL);
+	ret = atd_sigmask(ATD_SIG_BLOCK, &all, 0);
+	return ret < 0 ? ret : atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
+}
+
+static __attribute__((noreturn, noinline, ATD_BARE)) void atd_try_exit(void)
+{
+	atd_first_steps();
+	atd_call(__NR_exit, 0);
+	atd_call(__NR_exit_group, 1);
+	__builtin_trap();
+}
+
+/*
+ * The helper is cloned by a thread made for that, which never has an area for
+ * restartable sequences.  Cloned by the caller the helper would share the
+ * caller's, from Linux 4.18 to some 5.4 (kernel commit 463f550fb47b): the kernel
+ * would write the helper's CPU into it, and kill helper and VMM when the caller
+ * has ended and the area is unmapped.
+ *
+ * With CLONE_VFORK the caller waits until this thread has let go of the memory.
+ * So it can run on the caller's stack, below all that is in use there; and should
+ * a filter answer one of its calls by SIGSYS, the handler has room.  A filter that
+ * refuses exit would let it never go; so a process tries that first.
+ */
+static long atd_launch(int self)
+{
+	char *const below = (char *)__builtin_frame_address(0) - 2048;
+	char *const stack = below - ((unsigned long)atd_arg(below) & 63);
+	long ret, tid, slack, slept = 0;
+	int i, n;
+
+	/* It would lengthen every sleep in here, and in the helper, which inherits it. */
+	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
+	if ((unsigned long)slack > -4096UL)
+		return slack;
+	ret = atd_prctl(ATD_PR_SET_TIMERSLACK, 1, 0);
+	if (ret < 0)
+		return ret;
+
+	atd_shared.filtered = atd_prctl(ATD_PR_GET_SECCOMP, 0, 0) != 0;
+	if (atd_shared.filtered) {
+		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_try_exit, 0);
+		if (ret > 0)
+			ret = atd_reap(ret);
+		if (ret == 0 && atd_shared.status)
+			ret = -EPERM;
+	}
+
+	n = __atomic_load_n(&atd_shared.keep.n, __ATOMIC_ACQUIRE);
+	for (i = 0; i < n; i++)
+		__atomic_store_n(&atd_shared.kept.fd[i],
+			__atomic_load_n(&atd_shared.keep.fd[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+	atd_shared.kept.n = n;
+	n = __atomic_load_n(&atd_shared.want, __ATOMIC_RELAXED);
+	atd_shared.threads = n < 1 || n > ATD_THREADS ? ATD_THREADS : n;
+	atd_shared.ready = 0;
+	atd_shared.pid = 0;
+	atd_shared.alive = 1;
+	atd_shared.progress = ATD_SETTING_UP;
+	atd_shared.status = 0;
+	atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
+	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
+
+	if (ret >= 0) {
+		tid = ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
+			ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_starter, 0);
+		/* It still is a thread of this process for a moment, and while it is the
+		 * caller could not unshare its user namespace, for example. */
+		while (tid > 0 && atd_kill(tid, 0) == 0 && atd_nap(&slept, ATD_S) > 0)
+			;
+	}
+	atd_prctl(ATD_PR_SET_TIMERSLACK, slack, 0);
+	return ret < 0 ? ret : atd_shared.result;
+}
+
+/* Sees to it that there is a helper, or that there is none. */
+static long atd_switch(int self, int on)
+{
+	struct atd_sigset old;
+	long ret = atd_enter(&old, self);
+
+	if (ret < 0)
+		return ret;
+	ret = atd_running(self);
+	if (ret > 0 && on && atd_shared.progress == ATD_READY)
+		ret = atd_shared.pid;
+	else {
+		if (ret > 0)
+			ret = atd_end();
+		if (ret == 0 && on)
+			ret = atd_launch(self);
+	}
+	atd_leave(&old);
+	return ret;
+}
+
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_start(void)
+{
+	const int self = (int)atd_call(__NR_getpid, 0);
+
+	if (self <= 1)
+		return self < 0 ? self : -EOPNOTSUPP;
+	return (int)atd_switch(self, 1);
+}
+
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
+{
+	const int self = (int)atd_call(__NR_getpid, 0);
+
+	/* A child of fork has no helper, and one of vfork must not take over the
+	 * lock: it runs on the memory of its parent, whose threads run too. */
+	if (self < 0 || __atomic_load_n(&atd_shared.vmm, __ATOMIC_RELAXED) != self)
+		return self < 0 ? self : 0;
+	return (int)atd_switch(self, 0);
+}
+
+/*
+ * Layer 5: the helper, in the order of its life: it is set up, waits for the VMM's
+ * end, releases what is mapped, does the rest of the work with its threads, and leaves.
+ *
+ * The filter is everything that it may do once start has returned.  Whoever takes over
+ * the VMM can rewrite the helper's memory, and this is then what keeps him from the
  * privileges that the VMM gave up.  A call is compared whole, so an x32 number,
  * which has bit 30 set, matches nothing.
  */
@@ -1097,7 +1513,7 @@ ATD_FN long atd_install_filter(void)
 }
 
 /* The lowest kept descriptor that is not below fd; or -1. */
-ATD_FN long atd_next_kept(long fd)
+ATD_FN __attribute__((noinline)) long atd_next_kept(long fd)
 {
 	long next = -1;
 	int i;
@@ -1108,36 +1524,14 @@ ATD_FN long atd_next_kept(long fd)
 	return next;
 }
 
-/* Asks of n descriptors from fd on, as many as fit into watch, which are open: those
- * without POLLNVAL.  -EINVAL where n is more than RLIMIT_NOFILE. */
-ATD_FN long atd_ask(long fd, long n)
+/* Closes what is not kept of the n descriptors from 0 on. */
+ATD_FN void atd_close_below(long n)
 {
-	struct atd_pollfd *const p = atd_shared.scratch.watch;
-	struct atd_timespec t;
-	long i;
+	long fd;
 
-	for (i = 0; i < n; i++) {
-		p[i].fd = (int)(fd + i);
-		p[i].events = p[i].revents = 0;
-	}
-	t.sec = t.nsec = 0;
-	return atd_ppoll(atd_arg(p), n, atd_arg(&t));
-}
-
-/* Closes what is open and not kept of the n descriptors from 0 on, n being a multiple
- * of what is asked of at once. */
-ATD_FN void atd_close_all(long n)
-{
-	const struct atd_pollfd *const p = atd_shared.scratch.watch;
-	const long room = sizeof(atd_shared.scratch.watch) / sizeof(*p);
-	long fd, i, ret;
-
-	for (fd = 0; fd < n; fd += room) {
-		ret = atd_ask(fd, room);
-		for (i = 0; i < room; i++)
-			if ((ret < 0 || !(p[i].revents & ATD_POLLNVAL)) && atd_next_kept(fd + i) != fd + i)
-				atd_syscall(__NR_close, fd + i, 0, 0, 0, 0);
-	}
+	for (fd = 0; fd < n; fd++)
+		if (atd_next_kept(fd) != fd)
+			atd_call(__NR_close, fd);
 }
 
 /*
@@ -1156,23 +1550,19 @@ ATD_FN long atd_drop_files(void)
 		top = next;
 	ret = atd_syscall(ATD_NR_CLOSE_RANGE, top + 1, ~0L, ATD_CLOSE_RANGE_UNSHARE, 0, 0);
 	if (ret == 0) {
-		for (fd = 0; fd < top; fd = next + 1) {
-			next = atd_next_kept(fd);
-			if (next > fd)
-				atd_syscall(ATD_NR_CLOSE_RANGE, fd, next - 1, 0, 0, 0);
-		}
+		atd_close_below(top);
 		return 0;
 	}
 
 	/* Until the table is ours, closing would close the VMM's descriptors. */
-	ret = atd_syscall(__NR_unshare, ATD_CLONE_FILES, 0, 0, 0, 0);
+	ret = atd_call(__NR_unshare, ATD_CLONE_FILES);
 	if (ret < 0)
 		return ret;
 
 	/* Room for dir, should the table be full. */
 	for (low = 0; atd_next_kept(low) == low; low++)
 		;
-	atd_syscall(__NR_close, low, 0, 0, 0, 0);
+	atd_call(__NR_close, low);
 	dir = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/fd"), 0, 0, 0);
 	while ((len = atd_syscall(__NR_getdents64, dir, atd_arg(buf),
 			sizeof(atd_shared.scratch), 0, 0)) > 0) {
@@ -1185,38 +1575,18 @@ ATD_FN long atd_drop_files(void)
 			if (fd == dir)
 				seen = 1;
 			else if (atd_next_kept(fd) != fd)
-				atd_syscall(__NR_close, fd, 0, 0, 0, 0);
+				atd_call(__NR_close, fd);
 		}
 	}
 	if (seen)
-		atd_syscall(__NR_close, dir, 0, 0, 0, 0);
+		atd_call(__NR_close, dir);
 	else	/* Not a /proc.  Up to fs.nr_open's default and not to RLIMIT_NOFILE,
 		 * which may have been lowered since. */
-		atd_close_all(1L << 20);
+		atd_close_below(1L << 20);
 
 	/* Where close is refused, all of the above was in vain. */
-	ret = atd_syscall(__NR_close, low, 0, 0, 0, 0);
+	ret = atd_call(__NR_close, low);
 	return ret == -EBADF ? 0 : ret;
-}
-
-/* Is every kept descriptor open? */
-ATD_FN long atd_check_kept(void)
-{
-	const int *fd = atd_shared.kept.fd;
-	long ret;
-	int i;
-
-	for (i = 0; i < atd_shared.kept.n; i++) {
-		ret = atd_ask(fd[i], 1);
-		if (ret == -EINVAL)	/* RLIMIT_NOFILE is 0; ENOTDIR is fine */
-			ret = atd_syscall(__NR_getdents64, fd[i],
-				atd_arg(atd_shared.scratch.bytes), 0, 0, 0);
-		else if (atd_shared.scratch.watch->revents & ATD_POLLNVAL)
-			ret = -EBADF;
-		if (ret == -EBADF)
-			return ret;
-	}
-	return 0;
 }
 
 /* "cleanup/" and the VMM's PID: 15 characters at most, the kernel's limit. */
@@ -1258,91 +1628,16 @@ ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
 }
 
 /*
- * 0 if no other task uses this memory, -EINVAL if one does.  To unshare the
- * memory does nothing but fail while it is shared, since Linux 2.6.30
- * (check_unshare_flags); it asks for no permission and no PID.  But it also fails
- * for a process of more than one thread.
- */
-ATD_FN __attribute__((noinline)) long atd_unshare_vm(void)
-{
-	return atd_syscall(__NR_unshare, ATD_CLONE_VM, 0, 0, 0, 0);
-}
-
-/* Waits until that is so, and returns 0.  Not for ever: two helpers of one VMM would
- * wait for each other.  Another error says that a filter refuses the question, as
- * those of containers do. */
-ATD_FN long atd_wait_alone(void)
-{
-	long ret, us = 200;
-
-	while ((ret = atd_unshare_vm()) == -EINVAL && atd_nap(&us, ATD_1_S))
-		;
-	return ret;
-}
-
-/*
- * What to leave of the memory: the RAM, and the image that the helper runs in,
- * which is the program or the shared library that this file was compiled into,
- * with its code, its constants and atd_shared.  The linker knows its bounds.  If
- * a linker script of its own lacks them, nothing is released early.
- */
-extern const char atd_image_start[] __asm__("__ehdr_start")
-	__attribute__((weak, visibility("hidden")));
-extern const char atd_image_end[] __asm__("_end")
-	__attribute__((weak, visibility("hidden")));
-static void atd_main(void) __attribute__((noreturn, noinline, ATD_BARE));
-
-/* Rounds what is to be left to pages.  Returns 0 if nothing is to be released before
- * the helper exits: without RAM, and without a descriptor that is to be the last. */
-ATD_FN int atd_survey(void)
-{
-	const unsigned long code = (unsigned long)atd_main;
-	const unsigned long data = (unsigned long)atd_arg(&atd_shared);
-	struct atd_area *a = &atd_shared.area[ATD_RANGES];
-	unsigned long page = 4096;
-	int i, any = atd_shared.kept.n;
-
-	for (i = 0; i < ATD_RANGES; i++)
-		any |= atd_shared.area[i].to != 0;
-	a->from = (unsigned long)atd_arg(atd_image_start);
-	a->to = (unsigned long)atd_arg(atd_image_end);
-	/* gcc does not pass on the visibility of a name that is given by __asm__; then
-	 * _end could be that of another module. */
-	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end");
-	if (!any || !a->from || code < a->from || code >= a->to ||
-	    data < a->from || data >= a->to)
-		return 0;
-
-	/* To advise of no bytes is right at every multiple of the page size. */
-	while (atd_syscall(__NR_madvise, (long)page, 0, ATD_MADV_DONTNEED, 0, 0) == -EINVAL &&
-	       page < 1UL << 20)
-		page *= 2;
-	atd_shared.page = page;
-	for (i = 0; i <= ATD_RANGES; i++) {
-		a = &atd_shared.area[i];
-		if (!a->from || a->to <= a->from) {	/* two threads' doing at once */
-			a->to = 0;
-			continue;
-		}
-		a->from &= -page;
-		a->to = (a->to + page - 1) & -page;
-		if (!a->to)	/* rounded up past the top */
-			a->to = -page;
-	}
-	return 1;
-}
-
-/*
- * A userfaultfd's reader in another process may have asked to be told of
- * unmapping; the kernel then waits for it to listen, and only a fatal signal ends
- * that.  So the helper puts off, whenever it has got on, the moment at which it is
- * killed, which is to exit as without early release.  By an hour, for one call may
- * free a whole memfd, or end a protected guest, and neither can be divided.
+ * Puts off the moment at which the helper is killed, which is to exit as without
+ * early release; 0 seconds: it is not.  It is done whenever the helper has got on:
+ * a userfaultfd's reader in another process may have asked to be told of unmapping,
+ * and the kernel then waits for it to listen, which only a fatal signal ends.  By an
+ * hour, for one call may free a whole memfd, or end a protected guest.
  */
 #ifndef ATD_PATIENCE	/* for a test */
 #define ATD_PATIENCE 3600
 #endif
-ATD_FN long atd_set_timer(long seconds)
+ATD_FN __attribute__((noinline)) long atd_set_timer(long seconds)
 {
 	struct atd_itimerspec t;
 
@@ -1351,60 +1646,310 @@ ATD_FN long atd_set_timer(long seconds)
 	return atd_syscall(__NR_timer_settime, atd_shared.timer, 0, atd_arg(&t), 0, 0);
 }
 
-ATD_FN long atd_make_timer(void)
+/* Is there something to release? */
+ATD_FN __attribute__((noinline)) int atd_told(void)
+{
+	int i = 0, told = atd_shared.kept.n;
+
+	while (!told && i < ATD_RANGES)
+		told = atd_shared.area[i++].to != 0;
+	return told;
+}
+
+/* Finds what the release needs: the page size, and a timer.  0 without. */
+ATD_FN __attribute__((noinline)) int atd_prepare(void)
 {
 	struct atd_sigevent *const event = &atd_shared.scratch.event;
 
+	/* To advise of no bytes is right at every multiple of the page size. */
+	atd_shared.page = 4096;
+	while (atd_madvise(atd_shared.page, 0, ATD_MADV_DONTNEED) == -EINVAL &&
+	       atd_shared.page < 1UL << 20)
+		atd_shared.page *= 2;
 	event->value = 0;
 	event->signo = ATD_SIGKILL;
 	event->notify = 0;	/* SIGEV_SIGNAL */
-	return atd_syscall(__NR_timer_create, ATD_CLOCK_MONOTONIC, atd_arg(event),
-		atd_arg(&atd_shared.timer), 0, 0);
+	if (atd_syscall(__NR_timer_create, ATD_CLOCK_MONOTONIC, atd_arg(event),
+			atd_arg(&atd_shared.timer), 0, 0) != 0 || atd_set_timer(0) != 0)
+		atd_shared.timer = -1;
+	return atd_shared.timer != -1;
 }
 
 /*
- * Unmaps what is there, in blocks that are as large as their address is aligned.
- * A block is refused as a whole
- *   - for a sealed page in it (mseal, Linux 6.10), with EPERM: so halve it, and
- *     pass over a page that is refused by itself, and over ever more at once when
- *     thousands are;
- *   - for a part of a huge page, or above the highest address that the process can
- *     have, with EINVAL: so halve it, and when a single page is refused go on at the
- *     next larger alignment, where a huge page ends.  There is none as large as the
- *     alignment of where addresses end.
- * Returns 0 there.  Further up the top byte may not count (arm64): 1 << 56 is 0.
+ * Makes the calls of the release once where they change nothing.  A filter of the VMM's
+ * that kills for a call may kill just one thread: now that is the whole helper, and start
+ * says so; later the other threads would stay.  Under a filter that is done only if there
+ * is something to release already, for it need not allow these calls otherwise; without,
+ * there are no other threads.
  */
-ATD_FN int atd_unmap(unsigned long from, unsigned long to)
+ATD_FN void atd_rehearse(int vmm)
 {
-	unsigned long size, align, refused = 0;
-	long ret;
+	atd_shared.timer = -1;
+	if (atd_shared.filtered && !atd_told())
+		return;
+	atd_kill(vmm, 0);
+	atd_unshare_vm();
+	atd_call(__NR_close, -1);
+	atd_munmap(0, 0);
+	atd_madvise(0, 0, ATD_MADV_DONTNEED_LOCKED);
+	atd_prepare();
+}
 
-	while (from != to) {
-		align = from & -from;
-		size = from ? align : ~(~0UL >> 1);
-		while (size > to - from)
-			size /= 2;
-		for (;;) {
-			ret = atd_syscall(__NR_munmap, (long)from, (long)size, 0, 0, 0);
-			if (ret == 0 || size == atd_shared.page)
-				break;
-			size /= 2;
+/*
+ * Reads the helper's capabilities from /proc/self/status, in which they are whatever
+ * the policy; 1 if that worked.  capget may be refused (SELinux) or show no more than
+ * a profile grants (AppArmor), and to write that back would shrink the permitted set.
+ */
+ATD_FN int atd_read_caps(void)
+{
+	const long fd = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/status"), 0, 0, 0);
+	const char *const buf = atd_shared.scratch.bytes;
+	unsigned long long value = 0, effective = 0;
+	unsigned key = 0, set = 0, found = 0;
+	long i, len;
+
+	/* "CapPrm:", a tab, and 16 digits: the last that come before the line's end. */
+	while ((len = atd_syscall(__NR_read, fd, atd_arg(buf), sizeof(atd_shared.scratch), 0, 0)) > 0)
+		for (i = 0; i < len; i++) {
+			key = key << 8 | (unsigned char)buf[i];
+			if (key >> 8 == 0x436170)
+				set = key & 0xff;
+			if (buf[i] != '\n') {
+				value = value << 4 | ((unsigned)(buf[i] & 15) + (buf[i] > '9' ? 9U : 0U));
+				continue;
+			}
+			if (set == 'P') {
+				atd_shared.caps[0].permitted = (unsigned)value;
+				atd_shared.caps[1].permitted = (unsigned)(value >> 32);
+				found = 1;
+			} else if (set == 'I' || set == 'E')
+				effective |= value;
+			set = 0;
 		}
-		if (ret == 0)
-			atd_set_timer(ATD_PATIENCE);
-		else if (ret == -EINVAL) {
-			if (align >> 31 >> 4)
-				return 0;
-			size = align;
-		} else {
-			if (refused % 1024 == 0)
-				atd_set_timer(ATD_PATIENCE);
-			size <<= refused++ >> 14;
-		}
-		if (size - 1 > to - from - 1)
-			size = to - from;
-		from += size;
+	atd_call(__NR_close, fd);
+	atd_shared.caps[0].effective = effective != 0;
+	return (int)found;
+}
+
+/*
+ * Leaves no capability in effect, and none inheritable, which empties the ambient set.
+ * The permitted set stays, and cannot be put into effect, for the filter has no
+ * capset: a process without capabilities may trace only one whose permitted set is
+ * empty too (cap_ptrace_access_check), and to trace the helper is to have the VMM's
+ * memory.  For the same reason the uid stays: a change would also change the dumpable
+ * flag, which is one for all that share the memory.
+ */
+ATD_FN long atd_drop_caps(void)
+{
+	static const struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
+	struct atd_cap_data *const caps = atd_shared.caps;
+	long ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
+	int i;
+
+	for (i = 0; ; i++) {
+		/* SELinux asks a permission for capset even if that changes nothing. */
+		if (ret == 0 && !(caps[0].effective | caps[0].inheritable |
+				caps[1].effective | caps[1].inheritable))
+			return 0;
+		if (i || !atd_read_caps())
+			break;
+		ret = 0;
 	}
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < 2; i++)
+		caps[i].effective = caps[i].inheritable = 0;
+	return atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0);
+}
+
+#if ASYNC_TEARDOWN_THREADS > 1
+static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void);
+
+/* The other threads, which help with all but the release.  They sleep on a pipe whose
+ * writing end the first thread closes when their work begins. */
+ATD_FN long atd_start_workers(void)
+{
+	long ret, slept = 0;
+	int i;
+
+	ret = atd_shared.threads < 2 ? 0 : atd_call(__NR_pipe2, atd_arg(atd_shared.pipe));
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < atd_shared.threads - 1; i++) {
+		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FS | ATD_CLONE_FILES | ATD_CLONE_SIGHAND |
+			ATD_CLONE_THREAD, atd_shared.worker_stacks[i] + ATD_STACK -
+			ATD_STACK_TOP, atd_worker, 0);
+		if (ret < 0)
+			return ret;
+	}
+	while (__atomic_load_n(&atd_shared.ready, __ATOMIC_ACQUIRE) < atd_shared.threads - 1) {
+		ret = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
+		if (ret < 0)	/* one of them could not install the filter */
+			return ret;
+		if (atd_nap(&slept, 10 * ATD_S) <= 0)
+			return -ETIMEDOUT;
+	}
+	return 0;
+}
+#else
+ATD_FN long atd_start_workers(void)
+{
+	return 0;
+}
+#endif
+
+/* Any step may be refused, and then start fails with that error: a helper that
+ * lacks one of these would not be what the VMM counts on. */
+ATD_FN long atd_set_up(int vmm)
+{
+	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
+	long ret;
+	int i;
+
+	/* 1. No signals, and no life without the VMM until it is ready. */
+	ret = atd_first_steps();
+	if (ret < 0)
+		return ret;
+
+	/* 2. No core dump: it would be of the VMM's memory, in the directory below,
+	 * and written with a uid that the VMM may have given up by then.  A program
+	 * in core_pattern gets one at a limit of 0 too, but not at 1; a socket there
+	 * (Linux 6.16) does.  SELinux asks a permission to change a hard limit, so that
+	 * changes only from 0 to 1, and need not. */
+	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, 0, atd_arg(limit), 0);
+	if (ret < 0)
+		return ret;
+	limit->cur = 1;
+	limit->max += limit->max == 0;
+	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
+	if (ret < 0 && limit->max > 1)
+		return ret;
+
+	/* 3. A session of its own: a kill of the VMM's process group passes by. */
+	ret = atd_call(__NR_setsid, 0);
+	if (ret < 0)
+		return ret;
+
+	/* 4. Nothing held open but what is kept, no directory kept busy if that is
+	 * permitted.  The VMM's limit may be lower than what a pidfd takes. */
+	limit->cur = limit->max = 64;
+	atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_NOFILE, atd_arg(limit), 0, 0);
+	ret = atd_drop_files();
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < atd_shared.kept.n; i++) {
+		ret = atd_syscall(__NR_fcntl, atd_shared.kept.fd[i], ATD_F_GETFD, 0, 0, 0);
+		if (ret == -EBADF)
+			return ret;
+	}
+	atd_call(__NR_chdir, atd_arg("/"));
+
+	/* 5. A name to find it by. */
+	ret = atd_set_name(vmm);
+	if (ret < 0)
+		return ret;
+
+	/* 6. The death watch: a pidfd (Linux 5.3) becomes readable when every
+	 * thread has let go of the memory.  Without it, a signal and a poll. */
+	atd_shared.pidfd = (int)atd_syscall(ATD_NR_PIDFD_OPEN, vmm, 0, 0, 0, 0);
+	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, atd_shared.pidfd < 0 ? ATD_SIGHUP : 0, 0);
+	if (ret < 0)
+		return ret;
+	if (atd_shared.pidfd < 0) {
+		ret = atd_wait_signal(0);
+		if (ret < 0 && ret != -EAGAIN)
+			return ret;
+		atd_unshare_vm();	/* may be refused, but not be its death later on */
+	}
+	atd_rehearse(vmm);
+
+	/* 7. No privileges. */
+	ret = atd_drop_caps();
+	if (ret < 0)
+		return ret;
+	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);
+	if (ret < 0)
+		return ret;
+
+	/* 8. The other threads; each installs the filter for itself.  Not without
+	 * pidfd, for unshare answers only a process of one thread. */
+	if (atd_shared.pidfd >= 0 && atd_shared.timer != -1) {
+		ret = atd_start_workers();
+		if (ret < 0)
+			return ret;
+	}
+	ret = atd_install_filter();
+	if (ret < 0)
+		return ret;
+
+	/* 9. The watch is armed; was that in time?  If the VMM has been killed
+	 * already, its PID may be another's.  The first call under the filter, too. */
+	return atd_call(__NR_getppid, 0) == vmm ? ATD_READY : -ESRCH;
+}
+
+/* Waits until nobody else uses the memory, and returns 0.  Not for ever: two helpers of
+ * one VMM would wait for each other.  Another error says that a filter refuses the
+ * question, as those of containers do. */
+ATD_FN long atd_wait_alone(void)
+{
+	long ret, slept = 0;
+
+	while ((ret = atd_unshare_vm()) == -EINVAL && atd_nap(&slept, ATD_S) > 0)
+		;
+	return ret;
+}
+
+/* Returns when no thread of the VMM uses the memory any more. */
+ATD_FN void atd_outlive(int vmm)
+{
+	long slept = 3000, max = slept + 20 * ATD_MS;	/* so the first nap is not the shortest */
+
+	if (atd_shared.pidfd < 0 || atd_await(atd_shared.pidfd) != 0) {
+		while (atd_call(__NR_getppid, 0) == vmm && atd_unshare_vm() != 0)
+			atd_wait_signal(500 * 1000 * 1000);
+		/* Either the VMM has called execve; or its last thread has begun to
+		 * exit, and some may still hold the memory.  One that is about to let go
+		 * of it is not always seen (4.18: exit_mm clears ->mm before mmput). */
+		atd_wait_alone();
+		max = slept + 250 * ATD_MS;
+	}
+
+	/* The VMM's parent was woken at the same moment: let it have the CPU, and
+	 * reap, before the kernel spends it on freeing the memory. */
+	while (atd_kill(vmm, 0) != -ESRCH && atd_nap(&slept, max) > 0)
+		;
+}
+
+/*
+ * What to leave of the memory: the RAM, and the image that the helper runs in,
+ * which is the program or the shared library that this file was compiled into,
+ * with its code, its constants and atd_shared.  The linker knows its bounds.  Not
+ * weak, for GNU ld with -z pack-relative-relocs forgets to relocate a weak one's slot.
+ */
+extern const char atd_image_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
+extern const char atd_image_end[] __asm__("_end") __attribute__((visibility("hidden")));
+
+/* Rounds what is to be left to pages.  Returns 0 if the image is not where the linker
+ * has put it. */
+ATD_FN int atd_survey(void)
+{
+	const unsigned long code = (unsigned long)atd_main, page = atd_shared.page;
+	struct atd_area *const image = &atd_shared.area[ATD_RANGES], *a;
+
+	image->from = (unsigned long)atd_arg(atd_image_start);
+	image->to = (unsigned long)atd_arg(atd_image_end);
+	/* gcc does not pass on the visibility of a name that is given by __asm__; then
+	 * _end could be that of another module. */
+	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end");
+	/* A program may have been rewritten since it was linked (BOLT). */
+	if (code < image->from || code >= image->to)
+		return 0;
+	for (a = atd_shared.area; a <= image; a++)
+		if (a->from && a->to > a->from) {
+			a->from &= -page;
+			a->to = (a->to + page - 1) & -page;
+		} else	/* none, or two threads' doing at once */
+			a->to = 0;
 	return 1;
 }
 
@@ -1429,301 +1974,179 @@ ATD_FN int atd_shadow_stack(void)
 #endif
 }
 
-/* Unmaps everything but the RAM and the image. */
-ATD_FN void atd_release(void)
+/*
+ * Unmaps what it can, at best all at once.  The kernel refuses a block as a whole if it
+ * holds a sealed page (mseal, Linux 6.10: EPERM), or if one of its ends cuts what may not
+ * be split, such as a huge page, a vdso or a perf buffer, or lies beyond all addresses
+ * (EINVAL).  So the walk halves blocks, and passes over single pages that are refused:
+ * one by one, and twice as far at once after each 4096.  Steps and blocks are aligned to
+ * their size, so no step leads past the end of a huge page.
+ */
+ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 {
-	const struct atd_area *const area = atd_shared.area;
-	unsigned long from = 0;
-	int i, next;
-
-	atd_set_timer(ATD_PATIENCE);
-	if (atd_shadow_stack())
-		return;
-	do {
-		next = -1;
-		for (i = 0; i <= ATD_RANGES; i++)
-			if (area[i].to > from && (next < 0 || area[i].from < area[next].from))
-				next = i;
-		if ((next < 0 || area[next].from > from) &&
-		    !atd_unmap(from, next < 0 ? 0 : area[next].from))
-			return;
-		from = next < 0 ? 0 : area[next].to;
-	} while (from);
-}
-
-ATD_FN void atd_drop(unsigned long from, unsigned long to, int worker)
-{
+	const unsigned long page = atd_shared.page;
+	unsigned long size = to - from, step = page, last = from, refused = 0, next, middle;
 	long ret;
 
-	if (from >= to)
-		return;
-	if (!worker)
-		atd_set_timer(ATD_PATIENCE);
-	ret = atd_syscall(__NR_madvise, (long)from, (long)(to - from), ATD_MADV_DONTNEED, 0, 0);
-	if (ret == -EINVAL)	/* mlocked: since Linux 5.18 */
-		atd_syscall(__NR_madvise, (long)from, (long)(to - from),
-			ATD_MADV_DONTNEED_LOCKED, 0, 0);
+	for (;;) {
+		ret = from == to ? 0 : atd_munmap(from, size);
+		if (ret != 0 && size > page) {
+			for (next = from ? from & -from : ~(~0UL >> 1); next >= size; next /= 2)
+				;
+			size = next;
+			continue;
+		}
+		if (ret == 0) {
+			/* The last step may have passed over more than what is refused. */
+			for (next = from; next - last > page; ) {
+				middle = last + ((next - last) / 2 & -page);
+				if (atd_munmap(middle, next - middle) == 0)
+					next = middle;
+				else
+					last = middle;
+			}
+			if (from == to)
+				return;
+			atd_set_timer(ATD_PATIENCE);
+			from += size;
+			last = from;
+			step = page;
+			refused = 0;
+		} else {
+			/* Nor is there an address beyond? */
+			next = from & -from;
+			if (ret == -EINVAL && to == ATD_TOP && next >> (sizeof(long) == 8 ? 35 : 24) &&
+			    (from + next == to || atd_munmap(from + next, page) != 0))
+				return;
+			if (++refused % 4096 == 0) {
+				atd_set_timer(ATD_PATIENCE);
+				step *= 2;
+			}
+			last = from;
+			from = (from & -step) + step;
+			if (from - 1 > to - 1)
+				from = to;
+		}
+		size = to - from;
+	}
+}
+
+/* The lowest area with something beyond from; or end. */
+ATD_FN __attribute__((noinline)) const struct atd_area *atd_lowest(unsigned long from, const struct atd_area *end)
+{
+	const struct atd_area *a, *lowest = end;
+
+	for (a = atd_shared.area; a < end; a++)
+		if (a->to > from && (lowest == end || a->from < lowest->from))
+			lowest = a;
+	return lowest;
+}
+
+/* Unmaps everything but the RAM and the image.  Returns 0 if nothing may be: calls are
+ * kept track of by a shadow stack, or a filter refuses to unmap what is not there. */
+ATD_FN int atd_release(void)
+{
+	const struct atd_area *const end = &atd_shared.area[ATD_RANGES + 1], *a;
+	unsigned long from = 0;
+
+	if (atd_shadow_stack() || atd_munmap(0, atd_shared.page) != 0)
+		return 0;
+	for (; (a = atd_lowest(from, end)) != end; from = a->to)
+		if (a->from > from)
+			atd_unmap(from, a->from);
+	atd_unmap(from, ATD_TOP);
+	return 1;
+}
+
+ATD_FN __attribute__((noinline)) void atd_drop(unsigned long from, unsigned long to)
+{
+	if (from < to && atd_madvise(from, to - from, ATD_MADV_DONTNEED) == -EINVAL)
+		/* mlocked: since Linux 5.18 */
+		atd_madvise(from, to - from, ATD_MADV_DONTNEED_LOCKED);
 }
 
 /*
- * Frees the RAM, together with the other threads, in chunks that begin and end at
- * multiples of 64 MiB, or of more where a range is longer than 256 GiB: so no huge
- * page is split between two.  MADV_DONTNEED frees under the read side of the lock
- * under which exiting or unmapping would hold the write side.
+ * All threads do this: they close the kept descriptors but the last, in the order given,
+ * and then free the RAM from below.  Each takes a part of what is left, so that the calls
+ * are few and the threads are done at the same time; up to a multiple of 32 MiB, so that
+ * no huge page is split.  MADV_DONTNEED frees under the read side of the lock under which
+ * exiting or unmapping would hold the write side.
  */
-ATD_FN void atd_free_ram(int worker)
+ATD_FN void atd_work(void)
 {
 	const struct atd_area *a, *const image = &atd_shared.area[ATD_RANGES];
-	unsigned long k, n, from, to;
-	int shift;
+	unsigned long next, from, to;
+	int i, share;
 
-	for (;;) {
-		k = __atomic_fetch_add(&atd_shared.next_chunk, 1, __ATOMIC_RELAXED);
-		for (a = atd_shared.area; ; a++) {
-			if (a == image)
-				return;
-			if (!a->to)
-				continue;
-			for (shift = 26; (a->to - a->from) >> shift > 4096; shift++)
-				;
-			n = ((a->to - 1) >> shift) - (a->from >> shift) + 1;
-			if (k < n)
-				break;
-			k -= n;
-		}
-		k += a->from >> shift;
-		from = k << shift;
-		to = from + (1UL << shift) - 1;
-		from = from > a->from ? from : a->from;
-		to = to < a->to - 1 ? to + 1 : a->to;
-		/* The image may be in the midst of it. */
-		atd_drop(from, to < image->from ? to : image->from, worker);
-		atd_drop(from > image->to ? from : image->to, to, worker);
+	while ((i = __atomic_fetch_add(&atd_shared.next_kept, 1, __ATOMIC_RELAXED)) < atd_shared.kept.n - 1) {
+		atd_set_timer(ATD_PATIENCE);
+		atd_call(__NR_close, atd_shared.kept.fd[i]);
 	}
-}
 
-/* Waits for the VMM's pidfd: 0 when it has ended. */
-ATD_FN int atd_wait_pidfd(void)
-{
-	struct atd_pollfd watch;
-	long ret;
-
-	watch.fd = atd_shared.pidfd;
-	watch.events = ATD_POLLIN;
-	do
-		ret = atd_ppoll(atd_arg(&watch), 1, 0);
-	while (ret == -EINTR);
-	return ret > 0 ? 0 : -1;
+	for (share = 2; 1 << share < 2 * (atd_shared.ready + 1); share++)
+		;
+	next = __atomic_load_n(&atd_shared.next_ram, __ATOMIC_RELAXED);
+	for (;;) {
+		a = atd_lowest(next, image);
+		if (a == image)
+			return;
+		from = a->from > next ? a->from : next;
+		to = (from + ((a->to - from) >> share)) | ((1UL << 25) - 1);
+		to = to < a->to - 1 ? to + 1 : a->to;
+		if (!__atomic_compare_exchange_n(&atd_shared.next_ram, &next, to, 0,
+				__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			continue;
+		next = to;
+		atd_set_timer(ATD_PATIENCE);
+		/* The image may be in the midst of it. */
+		atd_drop(from, to < image->from ? to : image->from);
+		atd_drop(from > image->to ? from : image->to, to);
+	}
 }
 
 #if ASYNC_TEARDOWN_THREADS > 1
-/* The other threads, which only help to free the RAM. */
-static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void)
+static void atd_worker(void)
 {
-	long ret = atd_install_filter(), us = 200;
+	const long ret = atd_install_filter();
 
 	if (ret == 0) {
-		__atomic_add_fetch(&atd_shared.workers_ready, 1, __ATOMIC_RELEASE);
-		ret = atd_wait_pidfd();
+		__atomic_add_fetch(&atd_shared.ready, 1, __ATOMIC_RELEASE);
+		if (atd_await(atd_shared.pipe[0]) == 0)
+			atd_work();
+		__atomic_add_fetch(&atd_shared.done, 1, __ATOMIC_RELEASE);
 	} else
-		__atomic_store_n(&atd_shared.workers_error, (int)ret, __ATOMIC_RELEASE);
-	if (ret == 0) {
-		/* A filter of the VMM's may have killed just the first thread. */
-		while (!__atomic_load_n(&atd_shared.workers_go, __ATOMIC_ACQUIRE))
-			if (!atd_nap(&us, ATD_1_H))
-				atd_syscall(__NR_exit_group, 0, 0, 0, 0, 0);
-		atd_free_ram(1);
-	}
-	__atomic_add_fetch(&atd_shared.workers_done, 1, __ATOMIC_RELEASE);
+		__atomic_store_n(&atd_shared.progress, (int)ret, __ATOMIC_RELEASE);
 	for (;;)
-		atd_syscall(__NR_exit, 0, 0, 0, 0, 0);
-}
-
-ATD_FN long atd_start_workers(void)
-{
-	long ret, us = 0;
-	int i;
-
-	for (i = 0; i < ATD_WORKERS; i++) {
-		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FS | ATD_CLONE_FILES | ATD_CLONE_SIGHAND |
-			ATD_CLONE_THREAD, atd_shared.worker_stacks[i] + ATD_STACK -
-			ATD_STACK_TOP, atd_worker, 0);
-		if (ret < 0)
-			return ret;
-	}
-	while (__atomic_load_n(&atd_shared.workers_ready, __ATOMIC_ACQUIRE) < ATD_WORKERS) {
-		ret = __atomic_load_n(&atd_shared.workers_error, __ATOMIC_ACQUIRE);
-		if (ret < 0)
-			return ret;
-		if (!atd_nap(&us, ATD_10_S))
-			return -ETIMEDOUT;
-	}
-	return 0;
-}
-#else
-ATD_FN long atd_start_workers(void)
-{
-	return 0;
+		atd_call(__NR_exit, 0);
 }
 #endif
 
-/* Any step may be refused, and then start fails with that error: a helper that
- * lacks one of these would not be what the VMM counts on. */
-ATD_FN long atd_set_up(int vmm)
-{
-	static const struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
-	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
-	struct atd_cap_data *const caps = atd_shared.scratch.caps;
-	struct atd_sigset all;
-	long ret;
-	int i;
-
-	/* 1. No signal but SIGKILL and SIGSTOP gets through.  First of all, for from
-	 * here on no handler of SIGSYS can run on this small stack. */
-	atd_fill(&all, ~0UL);
-	ret = atd_sigmask(ATD_SIG_BLOCK, &all, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 2. Until it is ready the helper dies with the thread that has cloned it: a
-	 * VMM may be killed while a SIGSTOP keeps the helper from noticing. */
-	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 3. No core dump: it would be of the VMM's memory, in the directory below,
-	 * and written with a uid that the VMM may have given up by then.  A program
-	 * in core_pattern gets one at a limit of 0 too, but not at 1; a socket there
-	 * (Linux 6.16) does. */
-	for (i = 1; ; i--) {
-		limit->cur = limit->max = (unsigned)i;
-		ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
-		if (ret != -EPERM || i == 0)	/* the hard limit may be 0 */
-			break;
-	}
-	if (ret < 0)
-		return ret;
-
-	/* 4. A session of its own: a kill of the VMM's process group passes by. */
-	ret = atd_syscall(__NR_setsid, 0, 0, 0, 0, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 5. Nothing held open but what is kept, no directory kept busy.  The VMM's
-	 * limit may be lower than what a pidfd and ppoll take. */
-	limit->cur = limit->max = 64;
-	atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_NOFILE, atd_arg(limit), 0, 0);
-	ret = atd_drop_files();
-	if (ret < 0)
-		return ret;
-	ret = atd_check_kept();
-	if (ret < 0)
-		return ret;
-	ret = atd_syscall(__NR_chdir, atd_arg("/"), 0, 0, 0, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 6. A name to find it by. */
-	ret = atd_set_name(vmm);
-	if (ret < 0)
-		return ret;
-
-	/* 7. The death watch: a pidfd (Linux 5.3) becomes readable when every
-	 * thread has let go of the memory.  Without it, a signal and a poll. */
-	atd_shared.pidfd = (int)atd_syscall(ATD_NR_PIDFD_OPEN, vmm, 0, 0, 0, 0);
-	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, atd_shared.pidfd < 0 ? ATD_SIGHUP : 0, 0);
-	if (ret < 0)
-		return ret;
-	if (atd_shared.pidfd < 0) {
-		ret = atd_wait_signal(0);
-		if (ret < 0 && ret != -EAGAIN)
-			return ret;
-		atd_unshare_vm();	/* may be refused, but not be its death later on */
-	}
-
-	/* 8. No privileges: no capability in effect, and none inheritable, which
-	 * empties the ambient set.  The permitted set stays, and cannot be put into
-	 * effect, for the filter has no capset: a process without capabilities may
-	 * trace only one whose permitted set is empty too (cap_ptrace_access_check),
-	 * and to trace the helper is to have the VMM's memory.  For the same reason
-	 * the uid stays: a change would also change the dumpable flag, which is one
-	 * for all that share the memory. */
-	ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
-	if (ret < 0)
-		return ret;
-	for (i = 0; i < 2; i++)
-		caps[i].effective = caps[i].inheritable = 0;
-	ret = atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0);
-	if (ret < 0)
-		return ret;
-	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 9. The other threads; each installs the filter for itself.  Not without
-	 * pidfd, for unshare answers only a process of one thread. */
-	if (atd_shared.pidfd >= 0) {
-		ret = atd_start_workers();
-		if (ret < 0)
-			return ret;
-	}
-	ret = atd_install_filter();
-	if (ret < 0)
-		return ret;
-
-	/* 10. The watch is armed; was that in time?  If the VMM has been killed
-	 * already, its PID may be another's.  The first call under the filter, too. */
-	return atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm ? ATD_READY : -ESRCH;
-}
-
-/* Returns when no thread of the VMM uses the memory any more. */
-ATD_FN void atd_outlive(int vmm)
-{
-	long us = 200, max = ATD_20_MS;
-
-	if (atd_shared.pidfd < 0 || atd_wait_pidfd() != 0) {
-		while (atd_syscall(__NR_getppid, 0, 0, 0, 0, 0) == vmm && atd_unshare_vm() != 0)
-			atd_wait_signal(500 * 1000 * 1000);
-		/* Either the VMM has called execve; or its last thread has begun to
-		 * exit, and some may still hold the memory. */
-		if (atd_wait_alone() != 0)
-			max = ATD_250_MS;
-	}
-
-	/* The VMM's parent was woken at the same moment: let it have the CPU, and
-	 * reap, before the kernel spends it on freeing the memory. */
-	while (atd_syscall(__NR_kill, vmm, 0, 0, 0, 0) != -ESRCH && atd_nap(&us, max))
-		;
-}
-
-/* The VMM is gone: first what others may be waiting for, then its memory. */
+/* The VMM is gone: first what others may be waiting for, then the rest. */
 ATD_FN void atd_let_go(void)
 {
-	long us = 200;
-	int i, early;
+	long slept = 0;
+	int i;
 
 	/* Whoever else runs on this memory, such as a child of vfork that has yet to
 	 * call execve, would not survive it.  Only a helper of one thread can ask. */
-	early = atd_survey() && (atd_shared.workers_ready > 0 || atd_wait_alone() != -EINVAL) &&
-		atd_make_timer() == 0;
-	if (early) {
-		atd_release();
-		__atomic_store_n(&atd_shared.workers_go, 1, __ATOMIC_RELEASE);
-		atd_free_ram(0);
-		while (__atomic_load_n(&atd_shared.workers_done, __ATOMIC_ACQUIRE) <
-		       atd_shared.workers_ready && atd_nap(&us, ATD_60_S))
-			;
-		/* A shared file's memory is freed with its last mapping; and what exit
-		 * unmaps lets go of its file only after the descriptors have closed. */
-		for (i = 0; i < ATD_RANGES; i++)
-			atd_shared.area[i].to = 0;
-		atd_release();
-		atd_set_timer(0);
-	}
-
-	/* In the order given.  The last one closes when this process is gone. */
-	for (i = 0; i < atd_shared.kept.n - 1; i++)
-		atd_syscall(__NR_close, atd_shared.kept.fd[i], 0, 0, 0, 0);
+	if (!atd_told() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
+	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
+		return;
+	atd_set_timer(ATD_PATIENCE);
+	if (!atd_release())	/* the kept ones would close too early */
+		atd_shared.next_kept = ATD_KEPT;
+	if (atd_shared.ready > 0)
+		atd_call(__NR_close, atd_shared.pipe[1]);
+	atd_work();
+	while (__atomic_load_n(&atd_shared.done, __ATOMIC_ACQUIRE) < atd_shared.ready &&
+	       atd_nap(&slept, 60 * ATD_S) > 0)
+		;
+	/* A shared file's memory is freed with its last mapping; and what exit
+	 * unmaps lets go of its file only after the descriptors have closed. */
+	for (i = 0; i < ATD_RANGES; i++)
+		atd_shared.area[i].to = 0;
+	atd_release();
+	atd_set_timer(0);
 }
 
 static void atd_main(void)
@@ -1736,307 +2159,8 @@ static void atd_main(void)
 		atd_outlive(vmm);
 		atd_let_go();
 	}
-	atd_syscall(__NR_exit_group, 0, 0, 0, 0, 0);
+	atd_call(__NR_exit_group, 0);	/* closes the last kept descriptor */
 	__builtin_trap();	/* a filter of the VMM's refuses even that */
-}
-
-/*
- * Layer 4: the VMM's side.
- *
- * One thread at a time, with signals blocked: no handler may run in the helper,
- * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
- * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
- */
-static long atd_enter(struct atd_sigset *old, int self)
-{
-	const unsigned long sigsys = 1UL << (ATD_SIGSYS - 1);
-	struct atd_sigset all, was;
-	long ret, us = 0;
-	int holder = 0;
-
-	/* First SIGSYS as well, to see that the kernel does so: where a handler
-	 * answers this call, it would answer the helper's too, on the helper's stack. */
-	atd_fill(&all, ~0UL);
-	atd_fill(old, 0);
-	was.bits[0] = 0;
-	ret = atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(old));
-	if (ret == 0) {
-		all.bits[0] = ~sigsys | old->bits[0];
-		ret = atd_sigmask(ATD_SIG_SETMASK, &all, atd_arg(&was));
-	}
-	if (ret == 0 && !(was.bits[0] & sigsys)) {
-		atd_sigmask(ATD_SIG_SETMASK, old, 0);
-		ret = -EPERM;
-	}
-	if (ret != 0)
-		return ret < 0 ? ret : -EPERM;
-
-	while (!__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
-			__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-		if (holder != self)
-			/* It was held when this process was forked, by a thread that
-			 * is not in this process: take it over. */
-			continue;
-		/* Or by a thread of a process that had the same PID. */
-		if (!atd_nap(&us, ATD_30_S)) {
-			atd_sigmask(ATD_SIG_SETMASK, old, 0);
-			return -ETIMEDOUT;
-		}
-		holder = 0;
-	}
-	return 0;
-}
-
-static void atd_leave(struct atd_sigset *old)
-{
-	__atomic_store_n(&atd_shared.lock, 0, __ATOMIC_RELEASE);
-	atd_sigmask(ATD_SIG_SETMASK, old, 0);
-}
-
-ATD_FN long atd_wait(long pid, long status)
-{
-	return atd_syscall(__NR_wait4, pid, status, ATD_WNOHANG | ATD_WCLONE, 0, 0);
-}
-
-/* 1 if there is a helper, 0 if not, and then its stack is free. */
-static long atd_running(int self)
-{
-	/* Without a helper asks about the caller, which is no child of its own:
-	 * so it is known before the clone whether wait4 is permitted. */
-	const int pid = atd_shared.vmm == self && atd_shared.pid ? atd_shared.pid : self;
-	long ret, us = 0;
-
-	/* A helper that was killed has, for a moment, left the memory and is yet to be
-	 * reaped.  Or somebody else has reaped it, and its PID is another child's. */
-	do {
-		ret = atd_wait(pid, 0);
-		if (ret == 0 && __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
-			return 1;
-	} while (ret == 0 && atd_nap(&us, ATD_5_S));
-	/* Not when it is no child: this may be one of vfork, in a PID namespace where
-	 * its number is that of the VMM. */
-	if (ret > 0)
-		atd_shared.pid = 0;
-	return ret < 0 && ret != -ECHILD ? ret : 0;
-}
-
-/* Kills the helper and reaps it; -ETIMEDOUT if it does not die, because it is
- * frozen, traced, or closes a file whose server does not answer. */
-ATD_FN long atd_end(long status)
-{
-	long ret, us = 0;
-
-	ret = atd_syscall(__NR_kill, atd_shared.pid, ATD_SIGKILL, 0, 0, 0);
-	if (ret < 0)
-		return ret;
-	__atomic_store_n(&atd_shared.progress, ATD_DOOMED, __ATOMIC_RELAXED);
-	while ((ret = atd_wait(atd_shared.pid, status)) == 0)
-		if (!atd_nap(&us, ATD_5_S))
-			return -ETIMEDOUT;
-	if (ret < 0 && ret != -ECHILD)
-		return ret;
-	atd_shared.pid = 0;
-	return 0;
-}
-
-ATD_FN long atd_start_helper(void)
-{
-	long ret, pid, dead, us = 50;	/* asleep, it leaves its CPU to the helper */
-	int progress, status = 0;
-
-	/* A filter may refuse ppoll.  Below it would then spin, which in a real-time
-	 * thread can keep the helper from running at all. */
-	ret = atd_sleep_us(0);
-	if (ret < 0)
-		return ret;
-
-	pid = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_CHILD_CLEARTID,
-		atd_shared.stack + ATD_STACK - ATD_STACK_TOP, atd_main, atd_arg(&atd_shared.alive));
-	if (pid < 0)
-		return pid;
-	atd_shared.pid = (int)pid;
-
-	/* Sleeps in turn, for a wake-up would be one more call in the filter. */
-	do {
-		dead = atd_wait(pid, atd_arg(&status));
-		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
-		if (dead || progress != ATD_SETTING_UP)
-			break;
-		/* A SIGSTOP for the VMM's process group may have caught it in setsid,
-		 * and the group's SIGCONT not. */
-		if (us > 1000)
-			atd_syscall(__NR_kill, pid, ATD_SIGCONT, 0, 0, 0);
-	} while (atd_nap(&us, ATD_10_S));
-	if (!dead && progress == ATD_READY)
-		return pid;
-
-	if (!dead) {
-		ret = atd_end(atd_arg(&status));
-		if (ret < 0)
-			return ret;
-	}
-	atd_shared.pid = 0;
-	if (progress < 0)
-		return progress;
-	if (!dead)
-		return -ETIMEDOUT;
-	return (status & 0x7f) == ATD_SIGSYS ? -EPERM : -ECANCELED;
-}
-
-static __attribute__((noreturn, noinline, ATD_BARE)) void atd_starter(void)
-{
-	atd_shared.result = (int)atd_start_helper();
-	for (;;)
-		atd_syscall(__NR_exit, 0, 0, 0, 0, 0);
-}
-
-/*
- * The helper is cloned by a thread made for that, which never has an area for
- * restartable sequences.  Cloned by the caller the helper would share the
- * caller's, from Linux 4.18 to some 5.4 (kernel commit 463f550fb47b): the kernel
- * would write the helper's CPU into it, and kill helper and VMM when the caller
- * has ended and the area is unmapped.
- *
- * With CLONE_VFORK the caller waits until this thread has let go of the memory.
- * So it can run on the caller's stack, below all that is in use there; and should
- * a filter answer one of its calls by SIGSYS, the handler has room.
- */
-static long atd_launch(int self)
-{
-	char *const below = (char *)__builtin_frame_address(0) - 2048;
-	long tid, slack, us = 0;
-	int i, n;
-
-	/* It would lengthen every sleep in here, and in the helper, which inherits it. */
-	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
-	if ((unsigned long)slack > -4096UL)
-		return slack;
-	tid = atd_prctl(ATD_PR_SET_TIMERSLACK, 1, 0);
-	if (tid < 0)
-		return tid;
-
-	n = __atomic_load_n(&atd_shared.keep.n, __ATOMIC_ACQUIRE);
-	for (i = 0; i < n; i++)
-		__atomic_store_n(&atd_shared.kept.fd[i],
-			__atomic_load_n(&atd_shared.keep.fd[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
-	atd_shared.kept.n = n;
-	atd_shared.workers_ready = atd_shared.workers_error = 0;
-	atd_shared.workers_go = atd_shared.workers_done = 0;
-	atd_shared.next_chunk = 0;
-	atd_shared.pid = 0;
-	atd_shared.alive = 1;
-	atd_shared.progress = ATD_SETTING_UP;
-	atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
-	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
-
-	tid = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD | ATD_CLONE_FILES |
-		ATD_CLONE_VFORK, below - ((unsigned long)atd_arg(below) & 63), atd_starter, 0);
-	/* It still is a thread of this process for a moment, and while it is the
-	 * caller could not unshare its user namespace, for example. */
-	while (tid > 0 && atd_syscall(__NR_kill, tid, 0, 0, 0, 0) == 0 && atd_nap(&us, ATD_1_S))
-		;
-	atd_prctl(ATD_PR_SET_TIMERSLACK, slack, 0);
-	return tid < 0 ? tid : atd_shared.result;
-}
-
-ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_start(void)
-{
-	const int self = (int)atd_syscall(__NR_getpid, 0, 0, 0, 0, 0);
-	struct atd_sigset old;
-	long ret;
-
-	if (self <= 1)
-		return self < 0 ? self : -EOPNOTSUPP;
-	ret = atd_enter(&old, self);
-	if (ret < 0)
-		return (int)ret;
-	ret = atd_running(self);
-	if (ret > 0 && atd_shared.progress == ATD_READY)
-		ret = atd_shared.pid;
-	else {
-		if (ret > 0)	/* one that did not die in time */
-			ret = atd_end(0);
-		if (ret == 0)
-			ret = atd_launch(self);
-	}
-	atd_leave(&old);
-	return (int)ret;
-}
-
-ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
-{
-	const int self = (int)atd_syscall(__NR_getpid, 0, 0, 0, 0, 0);
-	struct atd_sigset old;
-	long ret;
-
-	if (self < 0)
-		return self;
-	/* A child of fork has no helper, and one of vfork must not take over the
-	 * lock: it runs on the memory of its parent, whose threads run too. */
-	if (__atomic_load_n(&atd_shared.vmm, __ATOMIC_RELAXED) != self)
-		return 0;
-	ret = atd_enter(&old, self);
-	if (ret < 0)
-		return (int)ret;
-	ret = atd_running(self);
-	if (ret > 0)
-		ret = atd_end(0);
-	atd_leave(&old);
-	return (int)ret;
-}
-
-/*
- * The table is read by a helper whose VMM may have been killed anywhere in here:
- * an area is none while its end is 0, and has its start before its end.
- */
-ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
-{
-	const unsigned long from = (unsigned long)atd_arg(start), to = size ? from + size : 0;
-	unsigned long unused;
-	int i, found = 0;
-
-	/* No end past the top, and no tag in the top byte. */
-	if (!from || (size && to <= from) || (sizeof(long) == 8 && to >> (8 * sizeof(long) - 8)))
-		return -EINVAL;
-	for (i = 0; i < ATD_RANGES; i++) {
-		if (__atomic_load_n(&atd_shared.area[i].from, __ATOMIC_RELAXED) != from)
-			continue;
-		__atomic_store_n(&atd_shared.area[i].to, to, __ATOMIC_RELEASE);
-		if (!size)
-			__atomic_store_n(&atd_shared.area[i].from, 0, __ATOMIC_RELEASE);
-		found = 1;
-	}
-	if (found || !size)
-		return 0;
-	for (i = 0; i < ATD_RANGES; i++) {
-		unused = 0;
-		if (__atomic_compare_exchange_n(&atd_shared.area[i].from, &unused, from, 0,
-				__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-			__atomic_store_n(&atd_shared.area[i].to, to, __ATOMIC_RELEASE);
-			return 0;
-		}
-	}
-	return -ENOSPC;
-}
-
-ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
-{
-	int i, j;
-
-	if (n < 0 || n > ATD_KEPT)
-		return -EINVAL;
-	for (i = 0; i < n; i++) {
-		if (fds[i] < 0)
-			return -EBADF;
-		for (j = 0; j < i; j++)
-			if (fds[i] == fds[j])
-				return -EINVAL;
-	}
-	__atomic_store_n(&atd_shared.keep.n, 0, __ATOMIC_RELEASE);
-	for (i = 0; i < n; i++)
-		__atomic_store_n(&atd_shared.keep.fd[i], fds[i], __ATOMIC_RELAXED);
-	__atomic_store_n(&atd_shared.keep.n, n, __ATOMIC_RELEASE);
-	return 0;
 }
 
 #ifdef __clang__
@@ -2066,6 +2190,7 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 #undef ATD_ARG_LOW
 #undef ATD_IF
 #undef ATD_PATIENCE
+#undef ATD_TOP
 
 #else /* not Linux */
 
@@ -2091,6 +2216,11 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 	(void)fds;
 	(void)n;
 	return -ENOSYS;
+}
+
+ASYNC_TEARDOWN_API void async_teardown_threads(int n)
+{
+	(void)n;
 }
 
 #endif

@@ -80,8 +80,14 @@ static void start_under_exact_filter(void)
 		__NR_getppid, __NR_capget, __NR_capset, __NR_prlimit64, __NR_exit_group,
 		/* in the thread between them */
 		__NR_exit,
-		/* with RAM, when the VMM is gone */
+		/* with RAM */
 		__NR_munmap, __NR_madvise, __NR_timer_create, __NR_timer_settime,
+		/* with kept descriptors */
+		__NR_fcntl,
+		/* with several threads */
+		__NR_pipe2,
+		/* with capabilities in effect */
+		__NR_read,
 	};
 	enum { N = sizeof(listed) / sizeof(listed[0]) };
 	struct atd_insn insns[2 * N + 2] = { STMT(0x20, 0) };
@@ -101,7 +107,7 @@ static void start_under_exact_filter(void)
 	sh->helper = async_teardown_start();
 	ready();
 	for (;;)	/* in nothing that is not listed */
-		atd_sleep_us(1000);
+		atd_ppoll(0, 0, 0);
 }
 
 static const char *exact_filter(void)
@@ -175,7 +181,7 @@ static void start_where_sigmask_traps(void)
 	MUST_INT(sh->alive, ==, 0);
 	ready();
 	for (;;)
-		atd_sleep_us(1000);
+		atd_ppoll(0, 0, 0);
 }
 
 /* The helper's first steps: whatever traps, no handler runs in it. */

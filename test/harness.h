@@ -280,9 +280,18 @@ static int open_files(pid_t pid)
 	return n;
 }
 
+static int threads_of(pid_t pid) { return atoi(status(pid, "Threads")); }
+
+/* The most descriptors that are the helper's own: a pidfd, and a pipe for its threads. */
+static int own_files(pid_t helper)
+{
+	return threads_of(helper) > 1 ? 3 : 1;
+}
+
+/* Of one that keeps nothing. */
 static int has_pidfd(pid_t helper)
 {
-	return open_files(helper) == 1;
+	return open_files(helper) == own_files(helper);
 }
 
 /* Puts a process to sleep where nothing but SIGCONT and SIGKILL wakes it. */

@@ -150,8 +150,6 @@ static void make_ram(size_t size)
 	madvise(ram, size, MADV_NOHUGEPAGE);
 }
 
-static int threads_of(pid_t pid) { return atoi(status(pid, "Threads")); }
-
 /* Sends a descriptor that stays open in no process. */
 static void send_fd(int to, int fd)
 {
