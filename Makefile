@@ -13,8 +13,9 @@ all: build-demo
 demo: build-demo
 	'$(BUILD)/demo' $(DEMOFLAGS)
 
-test check: build-demo build-deny build-scenarios
-	CC='$(CC)' BUILD='$(BUILD)' sh test/run.sh
+# exec, so that it is run.sh that make tells of a signal.
+test check: build-contain build-demo build-deny build-scenarios
+	exec env CC='$(CC)' BUILD='$(BUILD)' sh test/run.sh
 
 # The benchmark compares a helper of one thread and one of several.
 bench:

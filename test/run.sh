@@ -14,47 +14,23 @@ set -u
 LC_ALL=C
 export LC_ALL
 cd "$(dirname "$0")/.." || exit 2
+all_sections='build demo release paths refused tools'
 CC=${CC:-cc} BUILD=${BUILD:-build} MUST_RUN=${MUST_RUN:-}
 case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
-sections=${*:-build demo release paths refused tools}
 deadline=120		# seconds; for what hangs, not for what is slow
 
-# What this run has started: all that is below this shell, and what has been handed
-# to another parent since, as helpers are.
-ours() {
-	cat /proc/[0-9]*/stat 2>/dev/null | sed -n 's/^\([0-9]*\) (.*) . \([0-9]*\) .*/\1 \2/p' |
-		awk -v top=$$ '{ parent[$1] = $2 } END {
-			for (pid in parent) {
-				for (p = parent[pid]; p != top && p in parent; p = parent[p])
-					;
-				if (p == top) print pid
-			}
-		}'
-	grep -lsF "TMPDIR=$tmp" /proc/[0-9]*/environ | tr -dc '0-9\n'
-}
-
-# Background jobs ignore a ^C, and helpers outlive what started them.  Stopped first,
-# for what goes on would start more; twice, for what it has just started.
-end_all() {
-	all=''
-	for signal in STOP STOP KILL KILL; do
-		for pid in $(ours); do
-			kill -$signal "$pid" 2>/dev/null
-			all="$all $pid"
-		done
-	done
-	# A scenario names its control group by its PID; what is frozen does not die.
-	deadline=5
-	for pid in $all; do
-		for dir in "/sys/fs/cgroup/async-teardown-$pid" /sys/fs/cgroup/*/"async-teardown-$pid"; do
-			[ ! -e "$dir/cgroup.freeze" ] || echo 0 >"$dir/cgroup.freeze"
-			[ ! -e "$dir/freezer.state" ] || echo THAWED >"$dir/freezer.state"
-			[ ! -d "$dir" ] || until_ok rmdir "$dir" 2>/dev/null
-		done
-	done
-	[ -z "$worker" ] || kill -KILL "$worker" 2>/dev/null	# without /proc nothing was found
-	wait
-}
+sections=${*:-$all_sections}
+for s in $sections; do
+	case " $all_sections " in *" $s "*) ;; *) echo "run.sh: no section $s" >&2; exit 2 ;; esac
+done
+# The same shell does the rest, under test/contain.c: however it ends, no process and no
+# file of it stays.
+if [ "${CONTAINED:-}" != $PPID ]; then
+	[ -x "$BUILD/contain" ] || { echo "run.sh: no $BUILD/contain; \"make test\" builds what this needs" >&2; exit 2; }
+	export CC BUILD MUST_RUN
+	exec "$BUILD/contain" "$(readlink /proc/$$/exe)" test/run.sh "$@"
+fi
+tmp=$TMPDIR
 
 have() { command -v "$1" >/dev/null 2>&1; }
 ok() { echo "ok - $1"; }
@@ -83,14 +59,6 @@ until_ok() {
 		sleep 0.05
 	done
 }
-
-worker=''
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/async-teardown.XXXXXX") || exit 2
-# It is also the mark of all that is started from here on; see ours.
-TMPDIR=$tmp
-export TMPDIR
-trap 'end_all; rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT PIPE TERM
 
 # --- build: the header under every compiler, language and flag --------------
 
@@ -768,36 +736,35 @@ count_tools() { echo 6; }
 
 # --- all of it ------------------------------------------------------------------
 
-plan=0 n=0 passed=0 failed=0 skipped=0
+# tally PLAN: numbers the results and counts them
+tally() {
+	n=0 passed=0 failed=0 skipped=0
+	while IFS= read -r line; do
+		case $line in
+		'ok - '*' # SKIP'*) skipped=$((skipped + 1)) ;;
+		'ok - '*) passed=$((passed + 1)) ;;
+		'not ok - '*) failed=$((failed + 1)) ;;
+		esac
+		case $line in 'ok - '* | 'not ok - '*)
+			n=$((n + 1))
+			line="${line%%ok - *}ok $n - ${line#*ok - }" ;;
+		esac
+		printf '%s\n' "$line"
+	done
+	if [ $n -ne "$1" ]; then
+		echo "Bail out! planned $1 tests, saw $n"
+		failed=$((failed + ($1 > n ? $1 - n : 1)))
+	fi
+	echo "$passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
+	[ $failed -eq 0 ]
+}
+
+plan=0
 for s in $sections; do
-	case $s in build | demo | release | paths | refused | tools) ;; *) echo "run.sh: no section $s" >&2; exit 2 ;; esac
 	count=$("count_$s") || exit 2
 	plan=$((plan + count))
 done
 echo "1..$plan"
-# In the background, for a shell that waits for a command in the foreground does
-# not hear a signal until that has ended.
-mkfifo "$tmp/results" || exit 2
 for s in $sections; do
 	"section_$s"
-done >"$tmp/results" &
-worker=$!
-exec 3<"$tmp/results"
-while IFS= read -r line <&3; do
-	case $line in
-	'ok - '*' # SKIP'*) skipped=$((skipped + 1)) ;;
-	'ok - '*) passed=$((passed + 1)) ;;
-	'not ok - '*) failed=$((failed + 1)) ;;
-	esac
-	case $line in 'ok - '* | 'not ok - '*)
-		n=$((n + 1))
-		line="${line%%ok - *}ok $n - ${line#*ok - }" ;;
-	esac
-	printf '%s\n' "$line"
-done
-if [ $n -ne $plan ]; then
-	echo "Bail out! planned $plan tests, saw $n"
-	failed=$((failed + (plan > n ? plan - n : 1)))
-fi
-echo "$passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
-[ $failed -eq 0 ]
+done </dev/null | tally "$plan"
