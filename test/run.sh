@@ -60,17 +60,7 @@ until_ok() {
 	done
 }
 
-# --- build: the header under every compiler, language and flag --------------
-
-warn='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef -Wcast-qual -Werror'
-warn_c="$warn -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition"
-warn_cxx="$warn -Wold-style-cast -Wmissing-declarations -Wzero-as-null-pointer-constant"
-# -Wpadded says how a struct is laid out, which is the kernel's choice;
-# -Wc++98-compat* that this is not C++98; -Wused-but-marked-unused that somebody
-# does call what STATIC marks for those who do not; -Wunsafe-buffer-usage that this
-# is C.  Not every clang knows them all.
-warn_clang='-Weverything -Werror -Wno-padded -Wno-used-but-marked-unused -Wno-unsafe-buffer-usage -Wno-unknown-warning-option'
-warn_clangxx="$warn_clang -Wno-c++98-compat -Wno-c++98-compat-pedantic"
+# --- the tables --------------------------------------------------------------
 
 # versions NAME: each NAME-N that is installed, and not NAME by another name
 versions() {
@@ -94,132 +84,60 @@ newest() {
 	done | sort -n | sed -n '$s/.* //p'
 }
 
-# A line is: how to run it (run, link, compile, twofiles, symbols or fails), what to
-# compile with.  One with a "?" is of something that this compiler may be too old
-# for, or its library or the machine lack: even for MUST_RUN that is no failure.  C23,
-# C++23 and C++26 go by the names that old and new compilers know.
-matrix() {
-	gccs=$(versions gcc) clangs=$(versions clang) clangxxs=$(versions clang++)
+# rows SECTION: its table's lines, less what is for the reader
+rows() { sed 's/^[[:space:]]*#.*//; /^[[:space:]]*$/d' "test/$1.table"; }
+
+# builds SECTION: its table with a line for each compiler, and without variables; see
+# build.table
+builds() {
+	gccs=$(versions gcc) gxxs=$(versions g++) clangs=$(versions clang) clangxxs=$(versions clang++)
 	# shellcheck disable=SC2086
 	newest=$(newest clang $clangs) newestxx=$(newest clang++ $clangxxs)
-	for cc in gcc clang; do
-		for std in c99 gnu99 c11 gnu11 c17 gnu17; do
-			echo "run $cc -std=$std $warn_c"
-		done
-		for opt in -O0 -O1 -O2 -O3 -Os '-O2 -flto' -fPIE '-fPIC -shared-libgcc' -fno-pie\ -no-pie \
-			-fstack-protector-all -fsanitize=address -fsanitize=undefined \
-			-fsanitize=thread -pg -finstrument-functions \
-			-fprofile-arcs\ -ftest-coverage -D_GNU_SOURCE -DLAST -DUAPI \
-			'-DLAST -D_GNU_SOURCE' '-DUAPI -D_GNU_SOURCE' -DSTATIC -DAPI -static -static-pie \
-			-fsplit-stack -fuse-ld=lld -fuse-ld=gold '-ffunction-sections -fdata-sections -Wl,--gc-sections' \
-			'-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections -fuse-ld=lld' \
-			'-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections -fuse-ld=gold' \
-			-DASYNC_TEARDOWN_THREADS=2 '-O0 -DASYNC_TEARDOWN_THREADS=4' '-O2 -DASYNC_TEARDOWN_THREADS=4' \
-			'-DASYNC_TEARDOWN_THREADS=4 -DSTATIC -static'; do
-			echo "run $cc -std=gnu11 $warn_c $opt"
-		done
-		for opt in -Oz -fzero-call-used-regs=all '-O2 -fzero-call-used-regs=all' \
-			-ftrivial-auto-var-init=zero -ftrivial-auto-var-init=pattern -std=c2x -std=gnu2x; do
-			echo "run? $cc $warn_c $opt"
-		done
-		case $(uname -m) in x86_64 | i?86)
-			for opt in -fcf-protection -masm=intel '-masm=intel -O2'; do
-				echo "run $cc -std=gnu11 $warn_c $opt"
+	rows "$1" | while read -r first compilers rest; do
+		if [ "$compilers" = = ]; then
+			eval "$first=\"$rest\""
+			continue
+		fi
+		eval "compilers=\"$compilers\" rest=\"$rest\""
+		for cc in $(echo "$compilers" | tr , ' '); do
+			case $cc in
+			gcc-N) cc=$gccs ;;
+			g++-N) cc=$gxxs ;;
+			clang-N) cc=$clangs ;;
+			clang++-N) cc=$clangxxs ;;
+			clang-newest) cc=$newest ;;
+			clang++-newest) cc=$newestxx ;;
+			esac
+			for one in $cc; do
+				echo "$first $one $rest"
 			done
-		esac
-		echo "run $cc -O0 -fsanitize=address,undefined -fstack-protector-all"
-		for opt in '' -flto -DSTATIC '-DSTATIC -flto' -DAPI -DASYNC_TEARDOWN_THREADS=4; do
-			echo "twofiles $cc -std=c99 -O2 $warn_c $opt"
-		done
-		echo "run $cc $warn_c -U__linux__ -DEXPECT=ENOSYS -DLAST -D_GNU_SOURCE"
-		echo "symbols $cc"
-		echo "symbols $cc -DASYNC_TEARDOWN_THREADS=4"
-	done
-	for cxx in g++ clang++; do
-		for std in c++11 c++14 c++17 c++20 gnu++20; do
-			echo "run $cxx -std=$std $warn_cxx"
-		done
-		for opt in -O0 -O3 '-O2 -flto' -DLAST -DUAPI -DSTATIC -DAPI -fsanitize=address,undefined \
-			-DASYNC_TEARDOWN_THREADS=4; do
-			echo "run $cxx -std=c++17 $warn_cxx $opt"
-		done
-		for opt in -std=c++2b -std=c++2c; do
-			echo "run? $cxx $warn_cxx $opt"
-		done
-		echo "twofiles $cxx -std=c++11 -O2 $warn_cxx"
-		echo "symbols $cxx"
-	done
-
-	for cc in gcc $gccs; do
-		echo "run? $cc $warn_c -O2 -fhardened"
-	done
-
-	# the further versions
-	for cc in $gccs $clangs; do
-		for opt in -O0 -O1 -O2 -O3 -Os -std=c99 -DLAST -DUAPI -DSTATIC -DASYNC_TEARDOWN_THREADS=4; do
-			echo "run $cc $warn_c $opt"
-		done
-		for opt in -Oz '-O2 -fzero-call-used-regs=all' -ftrivial-auto-var-init=zero -std=c2x \
-			-fsanitize=address,undefined; do
-			echo "run? $cc $warn_c $opt"
-		done
-		echo "twofiles $cc -std=c99 -O2 $warn_c"
-		echo "symbols $cc"
-	done
-	for cxx in $(versions g++) $clangxxs; do
-		for opt in '-O0 -std=c++11' '-O2 -std=c++17' -DSTATIC; do
-			echo "run $cxx $warn_cxx $opt"
-		done
-		for opt in -std=c++2b -std=c++2c; do
-			echo "run? $cxx $warn_cxx $opt"
 		done
 	done
-
-	for std in c99 c11 c17; do
-		echo "run $newest -std=$std $warn_clang"
-	done
-	echo "run? $newest -std=c2x $warn_clang"
-	for std in c++11 c++20; do
-		echo "run $newestxx -std=$std $warn_clangxx"
-	done
-	for opt in -fsanitize=memory -fsanitize=safe-stack -fsanitize=fuzzer-no-link,address \
-		'-fxray-instrument -fxray-instruction-threshold=1'; do
-		echo "run clang -std=gnu11 $opt"
-	done
-	for opt in '' -static '-static -O0' -static-pie '-O2 -flto' -DLAST -DSTATIC -D_GNU_SOURCE \
-		'-static -DASYNC_TEARDOWN_THREADS=4'; do
-		echo "run musl-gcc -std=c99 $warn_c $opt"
-	done
-	for arch in i686-linux-gnu aarch64-linux-gnu arm-linux-gnueabihf riscv64-linux-gnu \
-		s390x-linux-gnu powerpc64le-linux-gnu mips64el-linux-gnuabi64; do
-		for opt in -O0 -O2 -Os '-O0 -fPIE' '-O2 -fPIC -fno-omit-frame-pointer' '-O2 -DASYNC_TEARDOWN_THREADS=4'; do
-			echo "link $arch-gcc -std=c99 $warn_c -static $opt"
-		done
-		echo "symbols $arch-gcc"
-		echo "symbols $arch-gcc -fPIC -DASYNC_TEARDOWN_THREADS=4"
-	done
-	for opt in '-marm -O0' '-marm -O2' '-mthumb -O0' '-mthumb -O2 -fno-omit-frame-pointer'; do
-		echo "link arm-linux-gnueabihf-gcc -std=c99 $warn_c -static $opt"
-	done
-	echo "symbols arm-linux-gnueabihf-gcc -marm"
-	echo "run? i686-linux-gnu-gcc -std=c99 $warn_c -static -O2"
-	echo "link aarch64-linux-gnu-gcc -std=c99 $warn_c -static -O2 -mbranch-protection=standard"
-	# No libc for these; the kernel's headers are the generic ones, or those of the
-	# other byte order.
-	for target in loongarch64-linux-gnu:riscv64-linux-gnu mips64-linux-gnuabi64:mips64el-linux-gnuabi64; do
-		cc="$newest --target=${target%:*} -Igeneric -I/usr/${target#*:}/include"
-		for opt in -O0 -O2; do
-			echo "compile $cc -std=c99 $warn_c $opt"
-		done
-		echo "symbols $cc"
-	done
-	for target in 'arm-linux-gnueabi -march=armv5te:arm-linux-gnueabihf' \
-		armeb-linux-gnueabihf:arm-linux-gnueabihf aarch64_be-linux-gnu:aarch64-linux-gnu; do
-		echo "fails $newest --target=${target%:*} -Igeneric -I/usr/${target#*:}/include"
-	done
-	echo "fails x86_64-linux-gnux32-gcc -std=c99"
-	echo "fails tcc"
 }
+
+# in_lanes FILE COMMAND: runs COMMAND NUMBER WORD... for each line of the file, as many
+# at once as there are CPUs.  What one prints stays together, however long it is.
+in_lanes() {
+	lanes=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+	lane=0
+	while [ $lane -lt "$lanes" ]; do
+		(
+			i=$lane
+			awk -v n="$lanes" -v l="$lane" 'NR % n == l' "$1" | while read -r line; do
+				# shellcheck disable=SC2086
+				("$2" $i $line) >"$tmp/result.$i" 2>&1 </dev/null
+				echo "$tmp/result.$i"
+				i=$((i + lanes))
+			done
+		) &
+		lane=$((lane + 1))
+	done | while IFS= read -r result; do
+		cat "$result"
+		rm "$result"
+	done
+}
+
+# --- build: the header under every compiler, language and flag --------------
 
 # symbols COMPILER FLAGS...: prints those that are not the linker's own.  For ppc64
 # it makes the functions that save and restore registers, too; and gcc's atomics for
@@ -295,31 +213,8 @@ one_build() {
 	cd "$tmp" && rm -rf "$dir"
 }
 
-# build_lane NUMBER LANES: prints where each result is; so results of two lanes
-# are not mixed, however long they are.
-build_lane() {
-	i=$1
-	awk -v n="$2" -v l="$1" 'NR % n == l' "$tmp/matrix" | while read -r line; do
-		# shellcheck disable=SC2086
-		(one_build $i $line) >"$tmp/result.$i" 2>&1 </dev/null
-		echo "$tmp/result.$i"
-		i=$((i + $2))
-	done
-}
-
 section_build() {
-	{
-		lanes=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-		lane=0
-		while [ $lane -lt "$lanes" ]; do
-			build_lane $lane "$lanes" &
-			lane=$((lane + 1))
-		done
-		wait
-	} | while IFS= read -r result; do
-		cat "$result"
-		rm "$result"
-	done
+	in_lanes "$tmp/build" one_build
 
 	printf '#define ASYNC_TEARDOWN_IMPLEMENTATION\n#include "async_teardown.h"\n' >"$tmp/alone.c"
 	report 'private macros are undefined at the end' "$(
@@ -340,8 +235,8 @@ section_build() {
 	fi
 }
 count_build() {
-	matrix >"$tmp/matrix"
-	echo $(($(wc -l <"$tmp/matrix") + 2))
+	builds build >"$tmp/build"
+	echo $(($(wc -l <"$tmp/build") + 2))
 }
 
 # --- demo: the program as a person runs it, by order of events --------------
@@ -469,43 +364,56 @@ count_demo() { echo 10; }
 
 # --- release: the image that the helper must not unmap, however it is built ---
 
-# What it is called, the tests, the compiler and its flags.  "library": in a shared
-# library that is loaded later; "script": with a linker script that leaves out the
-# ELF header, so that nothing is released early; "second": with a second copy of the
-# header, linked in or in a library.
-ways() {
-	all='release_first ram_kinds threads vfork_in_flight stopped_in_release killed_in_ram'
-	for opt in -O0 -O1 -O2 -Os '-O2 -flto' '-O2 -fno-pie -no-pie' '-O2 -static' '-O2 -static-pie' \
-		'-O2 -ffunction-sections -fdata-sections -Wl,--gc-sections' '-O2 -fuse-ld=lld' \
-		'-O2 -fuse-ld=gold' '-O0 -fsanitize=address,undefined' '-O2 -fsanitize=thread'; do
-		echo "program:$all:gcc $opt"
-	done
-	for opt in -O0 -O2 '-O2 -static' '-O2 -fuse-ld=lld -flto' '-O2 -fsanitize=address'; do
-		echo "program:$all:clang $opt"
-	done
-	echo "program:$all:musl-gcc -O2"
-	echo "program:$all keeps:musl-gcc -O2 -static"
-	for n in 2 8 64; do
-		echo "program:$all keeps limit_at_third_thread fork_has_ram killed_in_start start_stop stack_is_enough:gcc -O2 -DASYNC_TEARDOWN_THREADS=$n"
-	done
-	echo "program:$all:gcc -O0 -static -DASYNC_TEARDOWN_THREADS=4"
-	echo "library:$all:gcc -O2"
-	echo "library:$all:clang -O0"
-	echo "script:ends ram_kinds:gcc -O2 -no-pie -fno-pie"
-	for n in 1 4; do
-		echo "second:two_copies:gcc -O2 -DASYNC_TEARDOWN_THREADS=$n"
-		echo "second library:two_copies:gcc -O2 -DASYNC_TEARDOWN_THREADS=$n"
+# verdict TEST FILE: what the scenarios' output says of it, "not run" if nothing
+verdict() {
+	sed -n "s/^not ok - $1: .*/failed/p; t
+		s/^ok - $1: .* # SKIP /skipped: /p; t
+		s/^ok - $1: .*/ok/p" "$2" | grep . || echo 'not run'
+}
+
+# shows_early: whether the scenarios in ./log show that, as far as this machine can.  A
+# program that is linked in the usual way is the measure.
+shows_early() {
+	for test in release_first threads; do
+		got=$(verdict $test log) usual=$(verdict $test "$tmp/usual")
+		case $got in
+		ok | "$usual") ;;
+		*) echo "$test: $got, but in the usual program: $usual"; return 1 ;;
+		esac
 	done
 }
 
-# one_way NUMBER HOW TESTS COMPILER FLAGS...
+# stays_late: that release_first fails, and by finding no RAM where the rest is free
+stays_late() {
+	case $(verdict release_first "$tmp/usual") in 'skipped: no userfaultfd'*) return ;; esac
+	./scenarios release_first >late 2>&1 </dev/null
+	grep -q ': rss_kib(helper) >= ' late || { cat late; return 1; }
+}
+
+# change FILE HOW: after it has been linked
+change() {
+	case $2 in
+	strip) strip "$1" ;;
+	rpath) patchelf --set-rpath /nowhere "$1" ;;
+	interpreter) patchelf --set-interpreter "$(patchelf --print-interpreter "$1")" "$1" ;;
+	esac
+}
+
+# one_way NUMBER HOW COMPILER TEST,TEST... FLAGS...
 one_way() {
-	dir=$tmp/way.$1 how=$2 names=$3 sources=$PWD/test/scenarios.c run=./scenarios
-	shift 3
-	name="released early, and never its own image: $how: $*"
-	[ "$how" != script ] || name="not released early, for want of an image: $*"
-	case $how in second*) name="two copies of the header: $how: $*" ;; esac
+	dir=$tmp/way.$1 how=${2%+*} changed='' compiler=$3 names=$(echo "$4" | tr , ' ') sources=$PWD/test/scenarios.c
+	case $2 in *+*) changed=${2#*+} ;; esac
+	name=$(shift 4; echo "$compiler $*" | sed 's/ -idirafter [^ ]*//g; s/ $//')
+	case $how in
+	late) name="not released early, for want of an image: $name" ;;
+	second*) name="two copies of the header: $2: $name" ;;
+	*) name="released early, and never its own image: $2: $name" ;;
+	esac
+	shift 4
+	set -- "$compiler" "$@"
 	if ! have "$1"; then skip_tool "$name" "no $1"; return; fi
+	case $changed in rpath | interpreter) tool=patchelf ;; *) tool=$changed ;; esac
+	if [ "$tool" ] && ! have "$tool"; then skip_tool "$name" "no $tool"; return; fi
 	header=$PWD
 	mkdir "$dir" && cd "$dir" || return
 	cat >second.c <<-END
@@ -533,48 +441,35 @@ one_way() {
 		}
 	END
 	if ! case $how in
-	program) "$@" -o scenarios "$sources" -pthread ;;
-	library) "$@" -shared -fPIC -o scenarios.so "$sources" -pthread && "$@" -o scenarios load.c -ldl -pthread ;;
-	script)
-		ld --verbose | sed '1,/^=====/d; /^=====/,$d; s/+ SIZEOF_HEADERS/+ 0x1000/g' >script
-		"$@" -Wl,-T,script -o scenarios "$sources" -pthread ;;
+	program | late) "$@" -o scenarios "$sources" -pthread && change scenarios "$changed" ;;
+	library)
+		"$@" -shared -fPIC -o scenarios.so "$sources" -pthread && change scenarios.so "$changed" &&
+			"$@" -o scenarios load.c -ldl -pthread ;;
 	second) "$@" -I"$header" -o scenarios "$sources" second.c -pthread ;;
-	'second library')
+	second-library)
 		"$@" -I"$header" -shared -fPIC -o libsecond.so second.c &&
 			"$@" -o scenarios "$sources" -pthread -L. -Wl,--no-as-needed -lsecond -Wl,-rpath,. ;;
-	esac >log 2>&1; then
-		skip_tool "$name" "cannot be built here: $(head -n 1 log)"
+	*) echo "there is no such way"; false ;;
+	esac >built 2>&1; then
+		skip_tool "$name" "cannot be built here: $(head -n 1 built)"
 	else
 		# shellcheck disable=SC2086
-		if RUNS=3 $run $names >log 2>&1 </dev/null && grep -q '^ok' log; then ok "$name"
+		if RUNS=3 ./scenarios $names >log 2>&1 </dev/null && grep -q '^ok' log && case $how in
+			program | library) shows_early >>log ;;
+			late) stays_late >>log ;;
+		esac; then ok "$name"
 		else not_ok "$name" "$(cat log)"; fi
 	fi
 	cd "$header" && rm -rf "$dir"
 }
 
-way_lane() {
-	i=$1
-	awk -v n="$2" -v l="$1" 'NR % n == l' "$tmp/ways" | while IFS=: read -r how names command; do
-		# shellcheck disable=SC2086
-		(one_way $i "$how" "$names" $command) >"$tmp/way_result.$i" 2>&1 </dev/null
-		echo "$tmp/way_result.$i"
-		i=$((i + $2))
-	done
-}
-
 section_release() {
-	{
-		way_lane 0 2 &
-		way_lane 1 2 &
-		wait
-	} | while IFS= read -r result; do
-		cat "$result"
-		rm "$result"
-	done
+	"$BUILD/scenarios" release_first threads >"$tmp/usual" 2>&1
+	in_lanes "$tmp/release" one_way
 }
 count_release() {
-	ways >"$tmp/ways"
-	wc -l <"$tmp/ways"
+	builds release >"$tmp/release"
+	wc -l <"$tmp/release"
 }
 
 # --- paths: every scenario, as new kernels do it and as older ones have to ---
@@ -606,35 +501,8 @@ count_paths() { scenarios=$("$BUILD/scenarios" -n) && echo $((4 * scenarios)); }
 
 # --- refused: what start needs and does not get ------------------------------
 
-refusals() {	# the error to expect, the error to give, the calls
-	cat <<-END
-	1 EPERM setsid
-	1 EPERM chdir
-	38 ENOSYS prctl
-	1 EPERM prctl:1
-	1 EPERM prctl:15
-	1 EPERM prctl:29
-	1 EPERM prctl:38
-	22 EINVAL prctl:22
-	1 EPERM capget
-	1 EPERM capset
-	1 EPERM prlimit64
-	1 EPERM ppoll
-	38 ENOSYS wait4
-	1 EPERM rt_sigprocmask
-	1 EPERM clone
-	38 ENOSYS close_range,unshare
-	1 EPERM close_range,unshare
-	1 EPERM close_range,close:0
-	1 EPERM pidfd_open,prctl:1
-	1 EPERM pidfd_open,rt_sigtimedwait
-	1 KILL setsid
-	1 KILL prctl:22
-	END
-}
-
 section_refused() {
-	refusals | while read -r want give calls; do
+	rows refused | while read -r want give calls; do
 		report "refused: $calls ($give): start says so, nothing else changes" "$(
 			"$BUILD/deny" "$give" "$calls" "$BUILD/scenarios" --refused "$want" 2>&1 </dev/null ||
 				echo "status $?"
@@ -642,7 +510,7 @@ section_refused() {
 		)"
 	done
 }
-count_refused() { refusals | wc -l; }
+count_refused() { rows refused | wc -l; }
 
 # --- tools: what other programs say -------------------------------------------
 
