@@ -8,7 +8,12 @@
 # what only newer compilers know); RUNS, MIB and SLOW are for test/scenarios.c.
 #
 # Prints TAP, the plan first; the last line is "N passed, N failed", with
-# ", N skipped" where some were.
+# ", N skipped" where some were.  What was skipped and what failed stands before it.
+#
+# A section is a name in all_sections and two functions: section_NAME prints the results,
+# each a line that begins with "ok - " or "not ok - "; count_NAME prints how many there
+# are, and how many seconds they take on two CPUs.  What it goes through may be a table,
+# test/NAME.table.
 # shellcheck disable=SC2030,SC2031	# what $(...) changes is meant to stay there
 set -u
 LC_ALL=C
@@ -236,7 +241,7 @@ section_build() {
 }
 count_build() {
 	builds build >"$tmp/build"
-	echo $(($(wc -l <"$tmp/build") + 2))
+	echo $(($(wc -l <"$tmp/build") + 2)) 250
 }
 
 # --- demo: the program as a person runs it, by order of events --------------
@@ -360,7 +365,7 @@ section_demo() {
 		echo "$the_end"
 	)"
 }
-count_demo() { echo 10; }
+count_demo() { echo 10 5; }
 
 # --- release: the image that the helper must not unmap, however it is built ---
 
@@ -469,7 +474,7 @@ section_release() {
 }
 count_release() {
 	builds release >"$tmp/release"
-	wc -l <"$tmp/release"
+	echo "$(wc -l <"$tmp/release")" 150
 }
 
 # --- paths: every scenario, as new kernels do it and as older ones have to ---
@@ -497,7 +502,7 @@ section_paths() {
 	path 'close_range refused' env RUNS=20 "$BUILD/deny" EPERM close_range "$BUILD/scenarios" &
 	wait
 }
-count_paths() { scenarios=$("$BUILD/scenarios" -n) && echo $((4 * scenarios)); }
+count_paths() { scenarios=$("$BUILD/scenarios" -n) && echo $((4 * scenarios)) 150; }
 
 # --- refused: what start needs and does not get ------------------------------
 
@@ -510,7 +515,7 @@ section_refused() {
 		)"
 	done
 }
-count_refused() { rows refused | wc -l; }
+count_refused() { echo "$(rows refused | wc -l)" 5; }
 
 # --- tools: what other programs say -------------------------------------------
 
@@ -600,25 +605,36 @@ section_tools() {
 		echo "$the_end"
 	)"
 }
-count_tools() { echo 6; }
+count_tools() { echo 6 20; }
 
 # --- all of it ------------------------------------------------------------------
 
-# tally PLAN: numbers the results and counts them
+# tally PLAN: numbers the results; at the end says what needs to be known of them
 tally() {
 	n=0 passed=0 failed=0 skipped=0
+	: >"$tmp/skipped"
+	: >"$tmp/failed"
 	while IFS= read -r line; do
 		case $line in
-		'ok - '*' # SKIP'*) skipped=$((skipped + 1)) ;;
-		'ok - '*) passed=$((passed + 1)) ;;
-		'not ok - '*) failed=$((failed + 1)) ;;
-		esac
-		case $line in 'ok - '* | 'not ok - '*)
+		'ok - '* | 'not ok - '*)
 			n=$((n + 1))
 			line="${line%%ok - *}ok $n - ${line#*ok - }" ;;
 		esac
+		case $line in
+		'ok '*' # SKIP '*)
+			skipped=$((skipped + 1))
+			why=${line##* # SKIP }
+			case $why in *cannot*) why=${why%%: *} ;; esac	# not with what a compiler says
+			printf '%s\n' "$why" >>"$tmp/skipped" ;;
+		'ok '*) passed=$((passed + 1)) ;;
+		'not ok '*)
+			failed=$((failed + 1))
+			printf '# failed: %s\n' "${line#not ok }" >>"$tmp/failed" ;;
+		esac
 		printf '%s\n' "$line"
 	done
+	sort "$tmp/skipped" | uniq -c | sort -rn | sed 's/^ *\([0-9]*\) /# skipped: \1, /'
+	cat "$tmp/failed"
 	if [ $n -ne "$1" ]; then
 		echo "Bail out! planned $1 tests, saw $n"
 		failed=$((failed + ($1 > n ? $1 - n : 1)))
@@ -627,12 +643,15 @@ tally() {
 	[ $failed -eq 0 ]
 }
 
-plan=0
+plan=0 seconds=0 sizes=''
 for s in $sections; do
 	count=$("count_$s") || exit 2
-	plan=$((plan + count))
+	plan=$((plan + ${count% *})) seconds=$((seconds + ${count#* })) sizes="$sizes, $s ${count% *}"
 done
+if [ $seconds -lt 100 ]; then time="$seconds seconds"; else time="$(((seconds + 30) / 60)) minutes"; fi
 echo "1..$plan"
+echo "# $plan tests, about $time on two CPUs: ${sizes#, }"
+echo '# "sh test/run.sh SECTION..." runs only these of them'
 for s in $sections; do
 	"section_$s"
 done </dev/null | tally "$plan"
