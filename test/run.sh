@@ -230,18 +230,18 @@ section_build() {
 		echo "$the_end"
 	)"
 
-	case $($CC -dumpmachine 2>/dev/null) in x86_64*) most=7581 ;; *) most=8192 ;; esac
-	name="text, data, bss and stack: at most $most bytes at -Os"
+	# Other compilers need a little more or less: this is not what tells whether the
+	# header works.
+	[ "$MUST_RUN" ] || return
 	$CC -I. -Os -c -o "$tmp/alone.o" "$tmp/alone.c"
-	if ! have size; then skip_tool "$name" 'no size'
-	else
-		bytes=$(size "$tmp/alone.o" | awk 'NR == 2 { print $4 }')
-		if [ "${bytes:-99999}" -le $most ]; then ok "$name"; else not_ok "$name" "$bytes bytes"; fi
-	fi
+	bytes=$(size "$tmp/alone.o" | awk 'NR == 2 { print $4 }')
+	name='text, data, bss and stack: at most 8192 bytes with -Os'
+	if [ "${bytes:-99999}" -le 8192 ]; then ok "$name"; else not_ok "$name" "$bytes bytes"; fi
 }
 count_build() {
 	builds build >"$tmp/build"
-	echo $(($(wc -l <"$tmp/build") + 2)) 250
+	lines=$(wc -l <"$tmp/build") size=${MUST_RUN:+1}
+	echo $((lines + 1 + ${size:-0})) 200
 }
 
 # --- demo: the program as a person runs it, by order of events --------------
