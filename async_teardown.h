@@ -1941,8 +1941,8 @@ ATD_FN int atd_survey(void)
 	/* gcc does not pass on the visibility of a name that is given by __asm__; then
 	 * _end could be that of another module. */
 	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end");
-	/* A program may have been rewritten since it was linked (BOLT). */
-	if (code < image->from || code >= image->to)
+	/* The linker may not tell (0), or the program have been rewritten since (BOLT). */
+	if (image->from < page || code < image->from || code >= image->to)
 		return 0;
 	for (a = atd_shared.area; a <= image; a++)
 		if (a->from && a->to > a->from) {

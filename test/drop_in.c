@@ -66,7 +66,7 @@
 #include "async_teardown.h"
 #include "async_teardown.h"
 
-#if ASYNC_TEARDOWN_VERSION < 10100
+#if ASYNC_TEARDOWN_VERSION < 10200
 #error "no version"
 #endif
 
@@ -113,6 +113,7 @@ static int told(void)
 	if (!ram)
 		return 0;
 	ram += PAGE - TO_NUMBER(ram) % PAGE;
+	async_teardown_threads(3);
 	return async_teardown_ram(ram, RAM) == SUCCESS &&
 		async_teardown_ram(ram, 0) == SUCCESS &&
 		async_teardown_ram(ram, RAM) == SUCCESS &&

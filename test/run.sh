@@ -155,8 +155,21 @@ symbols() {
 		"$@" -I. $opt -c -o alone.o "alone.$c" || continue
 		"$nm" -u alone.o >undefined || echo "$nm fails"
 		sed 's/^ *[Uvw] *//' undefined |
-			grep -vxE '_GLOBAL_OFFSET_TABLE_|\.TOC\.|_gp_disp|__ehdr_start|_end|_(save|rest)gpr[01]_[0-9]+|__aarch64_(cas|ldadd)[48]_[a-z]+|' | sed "s/^/$opt: /"
+			grep -vxE '_GLOBAL_OFFSET_TABLE_|\.TOC\.|_gp_disp|__ehdr_start|_end|_(save|rest)gpr[01]_[0-9]+|__aarch64_(cas|ldadd|swp)[48]_[a-z]+|' | sed "s/^/$opt: /"
 	done
+}
+
+# vectors COMPILER FLAGS...: prints what is read of vector registers after a system call
+# that was written before it.
+no_vectors='no vector register is used at all'
+vectors() {
+	used=''
+	for opt in -O1 -O2 -O3 -Os; do
+		"$@" -I. $opt -fno-jump-tables -S -o alone.s "alone.$c" || continue
+		awk -f vectors.awk alone.s >stale && used=1
+		sed "s/^/$opt: /" stale
+	done
+	[ "$used" ] || echo "$no_vectors"
 }
 
 # one_build NUMBER MODE COMPILER FLAGS...
@@ -169,6 +182,7 @@ one_build() {
 	link) name="builds: $name" ;;
 	compile) name="compiles: $name" ;;
 	symbols) name="needs no symbol of libc: $name" ;;
+	vectors) name="keeps no vector in a register over a system call: $name" ;;
 	fails) name="is refused with a clear message: $name" ;;
 	*) name="builds and runs: $name" ;;
 	esac
@@ -188,6 +202,7 @@ one_build() {
 	link) "$compiler" -I. "$@" -o drop_in drop_in.$c >log 2>&1 ;;
 	compile) "$compiler" -I. "$@" -c -o drop_in.o drop_in.$c >log 2>&1 ;;
 	symbols) symbols "$compiler" "$@" >log 2>&1 ;;
+	vectors) cp "$OLDPWD/test/vectors.awk" . && vectors "$compiler" "$@" >log 2>&1 ;;
 	twofiles)
 		case " $* " in	# STATIC: each has an implementation of its own
 		*' -DSTATIC '*) user='-DPART=2 -DASYNC_TEARDOWN_IMPLEMENTATION' ;;
@@ -212,6 +227,8 @@ one_build() {
 		*) "$compiler" "$@" -c -o hello.o hello.$c ;;
 	esac >hello.log 2>&1; then
 		$lacks "$name" "$compiler cannot do that here: $(head -n 1 hello.log)"
+	elif [ "$mode" = vectors ] && grep -qx "$no_vectors" log; then
+		$lacks "$name" "$compiler uses no vector registers"
 	else
 		not_ok "$name" "$(cat log)"
 	fi
