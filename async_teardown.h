@@ -1,10 +1,11 @@
 /*
- * async_teardown.h - v1.1.0 - MIT OR Unlicense - the next VM need not wait for the last one's memory
+ * async_teardown.h - v1.2.0 - MIT OR Unlicense - start the next VM before the last one's memory is freed
  *
- * When a process dies, the kernel frees all of its memory before its parent's
- * wait returns, and only then what it had mapped: devices, KVM's guest, io_uring
- * with its sockets.  For a virtual machine monitor (VMM) with a huge guest these
- * are seconds to minutes in which the VM cannot be restarted.
+ * When a process dies, the kernel frees its memory before its parent's wait returns, and
+ * lets go of what it had mapped (devices, KVM's guest, io_uring) only after that.  For a
+ * virtual machine monitor (VMM) with a huge guest this takes seconds to minutes, in which
+ * the VM cannot be restarted.  Here a helper process does that work, and the VMM is reaped
+ * at once.
  *
  *     #define ASYNC_TEARDOWN_IMPLEMENTATION     // in one C or C++ file
  *     #define ASYNC_TEARDOWN_THREADS 4          // to free the RAM; default 1
@@ -12,226 +13,264 @@
  *
  *     async_teardown_ram(ram, ram_size);        // where the guest's RAM is
  *     int helper = async_teardown_start();
- *     if (helper < 0)
+ *     if (helper < 0)                           // not fatal: the VM dies as slowly as before
  *         fprintf(stderr, "no asynchronous teardown: %s\n", strerror(-helper));
- *     // either way the VMM goes on
  *
- * HOW IT WORKS
+ * CONTENTS
  *
- *     start clones a helper: a process of its own, which shares the VMM's memory
- *     (CLONE_VM without CLONE_THREAD) and sleeps until every thread of the VMM
- *     is gone, however it ended.  So the VMM is reaped at once, and what is left
- *     of it is the helper's to release: first all that is mapped but the RAM,
- *     then the RAM, by as many threads as there are.
- *
- *     VMM     ====== guest runs ======x reaped
- *     helper         ..... sleeps ....|=| devices, sockets, KVM, locks are free
- *       its threads  ..... sleep .....  |== RAM is freed ==x memory is back
- *
- *     Without async_teardown_ram and async_teardown_keep the helper just exits, and
- *     everything is released as by the VMM's own exit: devices after all memory.
- *
- *     The helper stays in the VMM's control groups, so its memory and its time
- *     are charged there as before.  It is a child of the VMM with exit signal 0:
- *     no wait sees it but one with __WCLONE or __WALL, and __WALL waits for it.
- *     Its name is cleanup/PID, with the VMM's PID as the VMM sees it:
- *     pgrep -x cleanup/1234 finds it.
+ *     What can go wrong . When to call start . How it works . What is free when .
+ *     Side effects . Security . Policies . System calls . Kernels . Compiling
+ *     The functions, with their arguments and errors: start, stop, ram, keep, threads
+ *     The code: system calls by architecture, the kernel's interface, the static object,
+ *     what the VMM tells, the VMM's side, the helper in the order of its life
+ *     Versions . Licence
  *
  * WHAT CAN GO WRONG
  *
- *   - Before execve, and before unloading (dlclose) the code that this file was
- *     compiled into, call stop.  The kernel tells nobody about an exec, and the
- *     helper would keep the old memory until the process ends (where there is no
- *     pidfd, for half a second).
- *   - Mapped memory is freed behind the parent's back; memory that is only behind a
- *     descriptor (the guest_memfd of a TDX or SEV-SNP guest, an unmapped memfd) is
- *     so only if async_teardown_keep has named the descriptor.
- *   - Native AIO (io_submit) that is in flight goes on until the helper is gone
- *     (exit_aio in the kernel's fs/aio.c): a write of the dead VMM can reach the
- *     disk after wait has returned, when its POSIX locks are free already.  With
- *     native AIO, wait for the helper before another VM opens the image.
- *   - Whoever else runs on the memory when it is released early does not survive
- *     that, unless what it runs is in the same program or library: a child of vfork
- *     or posix_spawn that has yet to call execve, another CLONE_VM process, the
- *     helper of a second copy of this file.  A helper of one thread sees them,
- *     waits a second for them, and then exits without releasing anything early.
- *     One of more threads cannot see them, nor where a filter refuses unshare, as
- *     those of containers do: they die of SIGSEGV.
- *   - Do not keep a descriptor whose close can wait for others, such as a lingering
- *     socket or a file of FUSE or NFS: the helper waits, with nothing to end that.
- *   - PID 1 of a PID namespace cannot have a helper; see start.  When PID 1 ends,
- *     the kernel kills the helpers of others in there and waits for them: a
- *     container takes as long to end as without.
- *   - SIGKILL is the one signal that ends the helper early, and the teardown is
- *     then synchronous again.  Killing a whole control group does that, and so
- *     does the OOM killer, which kills all that share the victim's memory.
- *   - Whoever takes over the VMM has the helper: see SECURITY.
+ *   - execve gives the helper no notice.  It keeps the old address space alive until the
+ *     process exits.  Call async_teardown_stop() before execve, and before dlclose of the
+ *     library that this file is compiled into.
+ *   - Memory that only a descriptor holds (a guest_memfd, an unmapped memfd) is freed in
+ *     the VMM's own exit, before wait returns.  Name the descriptor: async_teardown_keep().
+ *   - Native AIO (io_submit) and slow io_uring writes continue after the VMM's death.  A
+ *     write can reach the disk after wait has returned and after the first sign (see WHAT
+ *     IS FREE WHEN).  With native AIO, wait for the helper's end before another VM opens
+ *     the image.
+ *   - Any other process that still runs on this address space crashes (SIGSEGV) when the
+ *     helper unmaps it: a vfork or posix_spawn child that has not called execve yet,
+ *     another CLONE_VM process, a second copy's helper.  A helper of one thread sees such a
+ *     process, waits a second for it, and then releases nothing early.  A helper of several
+ *     threads cannot see it; nor can one where a filter refuses unshare, as in containers.
+ *   - A mapping that nobody has told of is unmapped with the devices.  If it is large,
+ *     they are free only after its memory.  Tell of all large mappings.
+ *   - The close of a kept descriptor can block: a socket with SO_LINGER, a file on FUSE or
+ *     NFS.  Do not keep one.  It holds up one thread, and nothing times it out.
+ *   - In a container, the helper does not make the container itself stop faster: when its
+ *     PID 1 exits, the kernel kills all other processes there and waits for them.  PID 1
+ *     cannot have a helper (-EOPNOTSUPP).
+ *   - SIGKILL ends the helper, and the teardown is then synchronous again.  Killing a whole
+ *     control group does that.  So does the OOM killer: it kills all processes that share
+ *     the victim's memory.
+ *   - An attacker who controls the VMM controls the helper's memory too: see SECURITY.
  *
- * WHEN TO CALL IT
+ * WHEN TO CALL START
  *
- *     After daemonizing: a helper belongs to the process that started it.  In
- *     the control group and namespaces that the VMM will live in: the helper
- *     stays in those of that moment, and with it there the kernel refuses some
- *     moves, such as setns to a time namespace.  Before a seccomp filter of the
- *     VMM's own forbids clone.  chroot and setuid may follow; but if the VMM has
- *     no capabilities, and its jail has a /proc, call start in the jail:
- *     /proc/HELPER/root is the root of that moment.
+ *     After daemonizing: the helper belongs to the process that started it.
+ *     In the control group and the namespaces of the VM: the helper stays in those of
+ *     that moment.  While it lives, the kernel refuses some moves, such as setns to a time
+ *     namespace.
+ *     Before the VMM's own seccomp filter.  A filter that is there already has to allow the
+ *     calls under SYSTEM CALLS.  Tell of RAM before start then: otherwise the helper does
+ *     not try those calls, and has one thread only.
+ *     Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and
+ *     its jail has a /proc: /proc/HELPER/root is the root directory of that moment.
  *
- *     Threads may exist or not, and the calling one may end.  The helper keeps
- *     its scheduling policy and CPU affinity, and frees the memory with them:
- *     better not a pinned or a real-time thread.  start needs 4 KiB of its stack.
+ *     Threads may exist, and the calling one may end.  The helper keeps the caller's
+ *     scheduling policy and CPU affinity: do not call start from a pinned or real-time
+ *     thread.  start needs 4 KiB of the caller's stack.
+ *
+ * HOW IT WORKS
+ *
+ *     start clones the helper: a process of its own that shares the VMM's memory (CLONE_VM
+ *     without CLONE_THREAD).  It sleeps on a pidfd until every thread of the VMM is gone,
+ *     however the VMM ended.  The helper is then the last user of the memory.
+ *
+ *     VMM     ====== guest runs ======x reaped
+ *     helper         ..... sleeps ....|=| first sign: devices, sockets, KVM, locks are free
+ *       its threads  ..... sleep ......|== RAM is freed ==x last sign: all is back
+ *
+ *     It unmaps everything but the RAM and the program or library that it runs in.  Then
+ *     its threads take from one list of work: the kept descriptors but the last, in the
+ *     order given, then the RAM (MADV_DONTNEED, in parallel).  Then the helper exits, and
+ *     that closes the last kept descriptor.
+ *
+ *     Without async_teardown_ram and async_teardown_keep there is one step: the helper
+ *     exits, and the kernel frees everything as in the VMM's own exit, devices last.
+ *
+ *     The helper is a child of the VMM with exit signal 0: only wait calls with __WCLONE
+ *     or __WALL see it.  Its name is cleanup/PID, with the VMM's PID as the VMM sees it:
+ *     pgrep -x cleanup/1234 finds it.  It stays in the VMM's control groups: its memory and
+ *     CPU time are charged there as before.
  *
  * WHAT IS FREE WHEN
  *
- *     after wait               what only descriptors hold: TAP, sockets, ports,
- *                              locks, files; unless they are kept
- *     next, with ram or keep   what is mapped and not in RAM: VFIO regions, KVM's
- *                              guest (its run areas), io_uring with the registered
- *                              files and those of requests in flight (with NO_MMAP
- *                              these are free after wait; with SQPOLL those of
- *                              requests are), packet rings, locks and files of
- *                              mappings
- *     then                     RAM; then kept descriptors in the order given
- *     when the helper is gone  native AIO's files, namespaces, the executable (ETXTBSY
- *                              until then), the root directory (EBUSY), the control
- *                              group; a userfaultfd's handler gets ESRCH.  Without
- *                              ram and keep: all that is mapped
- *     last of all              the last of the kept descriptors
+ *     after wait              what only descriptors hold: TAP, sockets, ports, locks, files
+ *     next, with ram or keep  what is mapped and not RAM: VFIO regions, KVM's guest (unless
+ *                             a guest_memfd holds it), packet rings, io_uring with the
+ *                             registered files and those of requests in flight (with
+ *                             NO_MMAP these go with wait; with SQPOLL those of requests
+ *                             do), locks and files of mappings
+ *     the first sign          the first kept descriptor closes, if more than one is kept
+ *     then                    the other kept descriptors and the RAM.  A guest_memfd holds
+ *                             its VM: KVM's guest is gone when the last of them is closed
+ *     when the helper exits   native AIO's files, namespaces, the executable (ETXTBSY until
+ *                             then), the root directory (EBUSY until then), the control
+ *                             group; a userfaultfd's handler gets ESRCH.  Without ram and
+ *                             keep: all that is mapped
+ *     the last sign           the last kept descriptor closes
  *
- *     So to know that all is back, keep the writing end of a pipe, given last: its
- *     reader sees the end of file, whoever that is.  Or take a pidfd of the helper
- *     from the PID that start returned; or tail --pid=PID.  To start the next VM
- *     before that there must be room for both.
+ *     To see the signs, keep the writing end of a pipe (O_CLOEXEC), given first or last.
+ *     Any process that has the reading end gets an end of file.  The first sign says: the
+ *     next VM may start, if there is room for both.  The last one says: all is back.  The
+ *     helper's end says so too, if ram or keep was used: wait for it with a pidfd, or with
+ *     tail --pid.  With start alone it does not: while a monitoring agent reads
+ *     /proc/PID/smaps, memory and mapped locks stay for some 100 ms after the helper.
  *
- *     Nothing is released early, but the RAM is still freed in parallel, where the
- *     helper's calls are kept track of by a shadow stack (x86 SHSTK, arm64 GCS).
- *     Neither is done where the linker does not tell the bounds of the image
- *     (__ehdr_start and _end), or timer_create is refused, by a filter or because the
- *     uid's RLIMIT_SIGPENDING is used up.  Sealed mappings (mseal) stay until the end;
- *     so does the rest of a huge page of hugetlb that a range cuts, and what the kernel
- *     puts into gaps between the segments of a static PIE (there are some if these are
- *     aligned to more than a page, as is usual on arm64; -Wl,-z,max-page-size=4096).
- *     Before Linux 5.18 hugetlb pages and mlocked RAM are freed by one thread after
- *     the rest of the RAM, as are hugetlb pages of 1 GiB in a range of up to 2 TiB.
- *     The pages of a shared file (memfd) are freed with its last mapping, by one
- *     thread.  Should one step of the release take an hour (a userfaultfd's reader
- *     that was to be told of it, in another process, and does not read), the helper
- *     is killed, and all is freed as by exit.
+ *     The helper can release nothing early, and all kept descriptors close in its exit,
+ *       - where its calls are also on a shadow stack (x86 SHSTK, arm64 GCS); the threads
+ *         free the RAM in parallel there all the same;
+ *       - where a filter refuses munmap or timer_create, or the uid's RLIMIT_SIGPENDING is
+ *         used up;
+ *       - where the linker does not tell where the image is (__ehdr_start is 0), or the
+ *         program was rewritten after linking (BOLT);
+ *       - where another process uses the memory; see WHAT CAN GO WRONG.
  *
- * ALSO
+ *     These stay mapped until the helper exits: sealed mappings (mseal); mappings that the
+ *     kernel refuses to split (vdso, perf buffers, xen privcmd) if they lie next to the RAM
+ *     or a sealed one; the rest of a hugetlb page that a range cuts; mappings in the gaps
+ *     between the segments of a static PIE (with segments aligned to more than a page, as
+ *     on arm64; link with -Wl,-z,max-page-size=4096).
+ *
+ *     These are freed by one thread, after the rest of the RAM: the pages of a shared file
+ *     (memfd); hugetlb pages of 1 GiB; before Linux 5.18 all hugetlb pages and mlocked RAM.
+ *
+ *     If one step of the release takes an hour (another process has a userfaultfd for the
+ *     memory, asked to be told of its removal, and does not read), the helper is killed.
+ *     Its exit frees everything.
+ *
+ * SIDE EFFECTS
  *
  *   - ps and top show the memory and the command line twice.
- *   - Whoever inherits the helper when the VMM is gone (the nearest subreaper,
- *     or PID 1) gets a SIGCHLD of it, and has to reap it.
- *   - A core dump of the VMM is written before it counts as gone.
- *   - Valgrind does not know clone with these flags and aborts.  Under qemu-user
- *     start returns -EINVAL.
+ *   - After the VMM's death the helper has a new parent: the nearest subreaper, or PID 1.
+ *     It gets a SIGCHLD at the helper's end, and has to reap it.
+ *   - Until then, the helper and its threads count against pids.max and RLIMIT_NPROC, the
+ *     helper's timer against RLIMIT_SIGPENDING.
+ *   - The helper waits until the VMM's core dump has been written.
+ *   - Valgrind aborts on this clone.  Under qemu-user start returns -EINVAL.
+ *   - A uprobe in the helper's functions ends it.
  *
  * SECURITY
  *
- *     The helper's memory is the VMM's.  Whoever takes over the VMM can make the
- *     helper run anything, and it was cloned with the privileges that the
- *     VMM may have given up since.  So before start returns, the helper
+ *     An attacker who controls the VMM can rewrite the helper's memory, and so run code in
+ *     it.  The helper was cloned with the privileges of that moment.  So before start
+ *     returns, the helper
  *
- *       - holds no descriptor but the pidfd by which it waits for the VMM, and
- *         those that are kept, for which it has no call but close,
- *       - has no capability in effect, has no_new_privs, and dumps no core (but
- *         to a socket in core_pattern, which asks for no limit),
- *       - runs under a seccomp filter (atd_filter below) that kills it for all
- *         but ppoll, rt_sigtimedwait, getppid, munmap, close, timer_create,
- *         timer_settime, exit, exit_group; kill with signal 0; unshare(CLONE_VM),
- *         which is a question; and madvise to drop pages.
+ *       - holds no descriptor but a pidfd of the VMM, a pipe for its threads, and what is
+ *         kept, for which it has no call but close;
+ *       - has no capability in effect, has no_new_privs, and dumps no core (but to a socket
+ *         in core_pattern, which asks for no limit);
+ *       - runs under a seccomp filter (atd_filter below) that kills it for any call but
+ *         ppoll, rt_sigtimedwait, getppid, munmap, close, timer_create, timer_settime,
+ *         exit, exit_group; kill with signal 0; unshare(CLONE_VM), which only asks a
+ *         question; and madvise to drop pages.
  *
- *     It keeps the uid, the permitted capabilities, the namespaces and control
- *     groups of the moment of start, without a call to use them by; on x86 also
- *     ioperm and iopl, which take none: give those up before.  What is left
- *     to an attacker: to ask which PIDs exist; to drop memory that is his already;
- *     to use up, by timers, the signals that may be pending for that uid
- *     (RLIMIT_SIGPENDING); and to have the helper stay when the VMM is dead, keep
- *     the memory and, at the priority of that moment, a CPU, and go on writing to
- *     what the VMM had mapped and shares with others.  So have the supervisor kill
- *     the helper after a timeout, and trust no memory that was shared with the VMM
- *     until the helper is gone.
+ *     It keeps the uid, the permitted capabilities, the namespaces and control groups of
+ *     the moment of start, without a call to use them by.  On x86 it also keeps ioperm and
+ *     iopl, which take no call: give those up before start.
  *
- *     The helper opens no new way to the VMM's memory: to trace the helper or to
- *     open its /proc/PID/mem takes what it took for the VMM when it called start
- *     (that is why the permitted set stays).  The VMM's credentials, seccomp
- *     state and dumpable flag are unchanged.
+ *     What is left to the attacker: to ask which PIDs exist; to drop memory that is already
+ *     his; to use up, by timers, the uid's RLIMIT_SIGPENDING; to have the helper stay when
+ *     the VMM is dead, keep the memory and a CPU, and go on writing to memory that the VMM
+ *     shared with others.  So have the supervisor kill the helper after a timeout, and
+ *     trust no memory that was shared with the VMM until the helper is gone.
  *
- *     There is no helper without all this: where the kernel refuses a step, has
- *     no seccomp for example, start fails, and the teardown is synchronous.  A
- *     slow exit is better than a way in.
+ *     The helper opens no new way to the VMM's memory: to trace it, or to open its
+ *     /proc/PID/mem, takes what it took for the VMM when it called start.  For that, the
+ *     permitted set stays.  One exception: under AppArmor, if /proc/self/status cannot be
+ *     read, the permitted set shrinks to what the profile grants.  The VMM's credentials,
+ *     seccomp state and dumpable flag are unchanged.
  *
- * A SECCOMP FILTER OF THE VMM'S OWN, installed before start, has to allow
+ *     Where the kernel or a policy refuses one of these, there is no helper: start fails,
+ *     and the teardown is synchronous.  A slow exit is better than a way in.
  *
- *     always                 getpid rt_sigprocmask wait4 clone ppoll prctl exit kill
- *                            prlimit64 setsid close_range chdir pidfd_open getppid
- *                            capget capset exit_group
+ * POLICIES
+ *
+ *     SELinux    svirt_t (libvirt) may not setcap.  start works if no capability is in
+ *                effect or inheritable, as in a QEMU that libvirt runs as another user;
+ *                otherwise it returns -EACCES.  Where the policy also refuses getcap,
+ *                setrlimit or sigkill (Debian's), start still works; stop then returns
+ *                -EACCES.
+ *     AppArmor   start works (libvirt's template).  The kernel shows the helper only the
+ *                capabilities that the profile grants; the others cannot be used, and stay.
+ *     systemd    With SystemCallFilter=~@privileged, start works if no capability is in
+ *                effect or inheritable; otherwise it returns -EPERM.
+ *     docker     The default filter refuses unshare: the helper cannot ask whether others
+ *                use the memory, and releases early all the same.
+ *
+ * SYSTEM CALLS
+ *
+ *     A seccomp filter of the VMM's own, installed before start, has to allow
+ *
+ *     to the VMM             getpid rt_sigprocmask wait4 clone ppoll prctl kill exit
+ *     to the helper          rt_sigprocmask prctl prlimit64 setsid close_range chdir
+ *                            pidfd_open getppid capget ppoll kill exit_group
+ *     with capabilities      openat read close capset
+ *     with ram or keep       munmap madvise timer_create timer_settime unshare close fcntl
+ *     with several threads   clone pipe2 exit
  *     before Linux 5.9       unshare openat getdents64 close, not close_range
  *     before Linux 5.3       rt_sigtimedwait unshare, not pidfd_open
- *     with ram or keep       munmap madvise timer_create timer_settime unshare close
  *     for stop               getpid rt_sigprocmask wait4 kill ppoll
  *
- *     clone has the flags VM | FILES | SIGHAND | THREAD | VFORK, then VM | FILES |
- *     CHILD_CLEARTID, and for each further thread VM | FS | FILES | SIGHAND | THREAD.
- *     Where close_range or pidfd_open is refused with an error, the helper takes the
- *     older way.  If the filter kills the helper for a call, start returns -EPERM,
- *     and if it does so for one of those with ram or keep, which are made when the
- *     VMM is gone, the memory is freed by that; if it kills just one of several
- *     threads, in an hour.  A handler of SIGSYS (SECCOMP_RET_TRAP)
- *     may answer the VMM's calls; the helper blocks SIGSYS, and to be trapped is
- *     its death.  If it answers rt_sigprocmask, start returns -EPERM.
+ *     clone has the flags VM | FILES | VFORK, then VM | FILES | SIGHAND | THREAD | VFORK,
+ *     then VM | FILES | CHILD_CLEARTID, and for each further thread VM | FS | FILES |
+ *     SIGHAND | THREAD.
+ *
+ *     If the filter answers with an error, start returns it, or -EPERM, or does without:
+ *     close_range, pidfd_open and chdir may be refused; also capget, where
+ *     /proc/self/status can be read.  If the filter kills the helper for a call, start
+ *     returns -EPERM.  If it kills for one of the VMM's own calls (but exit, which a
+ *     process tries first), it kills the VMM.  A handler of SIGSYS (SECCOMP_RET_TRAP) may
+ *     answer the VMM's calls, though not rt_sigprocmask: start returns -EPERM then.  The
+ *     helper blocks SIGSYS, so a trap kills it.
  *
  * KERNELS
  *
  *     2.6.30  unshare(CLONE_VM) tells whether others use the memory [s]
  *     3.5     seccomp filters; without them start returns -EINVAL [r]
  *     4.8     an oom_score_adj written for VMM or helper holds for both [r]
- *     4.18    to some 5.4: a child of clone inherits the area for restartable
- *             sequences; not this helper, see atd_launch [s]
- *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised:
- *             the helper is woken by its parent-death signal, and looks twice
- *             a second, for a VMM of another uid may not send it.  It then sees when
- *             the memory has no other user; it can be back 0.5 s later, more under
- *             load.  One thread frees the RAM.  An execve without stop is noticed [r]
- *     5.9     close_range.  Before: /proc/self/fd; without /proc a loop over a
- *             million numbers, 16 at a time [r]
- *     5.16    what kills as if to dump core, also with RLIMIT_CORE 0 but not with
- *             PR_SET_DUMPABLE 0, no longer kills all that share the memory (kernel
- *             commit 0258b5fd7c71).  Before, after a SIGSEGV of the VMM the teardown
- *             may be synchronous; and a filter that kills the helper kills the
- *             VMM (not on 4.4), as does SECCOMP_RET_TRAP in the helper [r]
+ *     4.18    up to some 5.4: a child of clone inherits the area for restartable sequences.
+ *             This helper does not: see atd_launch [r]
+ *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised: the
+ *             helper waits for its parent-death signal and polls twice a second, since a
+ *             VMM of another uid may not send that signal.  So memory may come back 0.5 s
+ *             late, later under load, and 0.25 s later if the parent does not reap.  The
+ *             helper has one thread.  It notices an execve without stop [r]
+ *     5.9     close_range.  Before: /proc/self/fd; without /proc, the helper closes a
+ *             million numbers one by one (some 0.1 s) [r]
+ *     5.16    a process that is killed as if to dump core no longer takes along all that
+ *             share its memory (kernel commit 0258b5fd7c71), also with RLIMIT_CORE 0, but
+ *             not with PR_SET_DUMPABLE 0.  Before: after a SIGSEGV of the VMM the teardown
+ *             may be synchronous, and a filter that kills or traps the helper kills the
+ *             VMM (not on 4.4) [r]
  *     5.18    MADV_DONTNEED_LOCKED, and MADV_DONTNEED for hugetlb [s]
  *
- *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.0 was
- *     run on 3.10 and 4.18 (RHEL), 4.4 and 5.4; this one on 5.10, 6.1, 6.12,
- *     6.18 and 7.2, also with pidfd_open and close_range refused.
+ *     [r]: seen on such a kernel; [s]: from the kernel's source.
  *
  * COMPILING
  *
- *     ASYNC_TEARDOWN_IMPLEMENTATION  In one file: has the header give it the code.
- *     ASYNC_TEARDOWN_THREADS         In that file: how many threads free the RAM,
- *                                    1 to 1024, the helper's first one included;
- *                                    default 1.  All sleep until then.
- *     ASYNC_TEARDOWN_STATIC          In that file: makes the functions private to
- *                                    it.  Two files can both have their own;
- *                                    each then has a helper of its own.  Let only
- *                                    one of them be told of RAM.
- *     ASYNC_TEARDOWN_API             Everywhere: what stands before the functions,
- *                                    if not "extern"; a visibility, say.
+ *     ASYNC_TEARDOWN_IMPLEMENTATION  in one file: the code is compiled there.
+ *     ASYNC_TEARDOWN_THREADS         in that file: the most threads that a helper can have,
+ *                                    1 to 1024; default 1.  Each has a static stack.
+ *     ASYNC_TEARDOWN_RANGES          in that file: the most ranges of RAM, 1 to 4096;
+ *                                    default 32.  A range takes two pointers' size.
+ *     ASYNC_TEARDOWN_STATIC          in that file: the functions are private to it.  Two
+ *                                    files can both have their own; each has a helper of
+ *                                    its own then.  Tell only one of them of RAM.
+ *     ASYNC_TEARDOWN_API             everywhere: what stands before the functions instead
+ *                                    of "extern", such as a visibility.
  *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
  *
- *     C99 or C++11 and later, gcc or clang (others are an #error), glibc or musl.
- *     Nothing has to be defined or included before; needs no function of libc.  No
- *     allocation; 8 KiB with -Os, of which 1.1 are the helper's stack (3 on s390x,
- *     mips and ppc64), and as much for each further thread.  -fstack-check makes
- *     start fail; so does -fsplit-stack with g++.
+ *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing
+ *     has to be defined or included before.  The code calls no function of libc and
+ *     allocates nothing: it takes 8 KiB with -Os, 0.75 KiB of which are the helper's stack
+ *     (3 KiB on s390x, mips, ppc64 and with SVE or RISC-V V), and as much for each further
+ *     thread.  -fstack-check makes start fail; so does -fsplit-stack with g++.
  *
- *     Run under a kernel of its own, on both paths: x86-64, i386, aarch64, arm
- *     (ARM and Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but
- *     x86-64 in emulation.  Compiled only: mips64.  On another architecture, on arm
- *     before version 6 and on big-endian arm the implementation is an #error; on
- *     another system than Linux the functions return -ENOSYS.
+ *     Run on a kernel of its own, with and without pidfd_open: x86-64, i386, aarch64, arm
+ *     (ARM and Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but x86-64
+ *     in emulation.  Compiled only: mips64.  On other architectures, on arm before version
+ *     6 and on big-endian arm, the implementation is an #error.  On other systems than
+ *     Linux the functions exist; those that return something return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
@@ -254,99 +293,112 @@ extern "C" {
 /*
  * Starts the helper.
  *
- * Returns its PID, which is > 0, when it is completely set up; or -errno when
- * that failed, and then it has been reaped.  The process then goes on as before,
- * and its teardown is synchronous.
+ * Returns its PID (> 0) when it is completely set up; or -errno when that failed.  Then the
+ * helper has been reaped, nothing else has changed, and the teardown is synchronous.
  *
- *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max; for a
- *                  moment one more is needed than the helper has threads), or the
- *                  calling thread's policy is SCHED_DEADLINE
+ *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max); for a moment one
+ *                  more is needed than the helper has threads.  Or the calling thread's
+ *                  policy is SCHED_DEADLINE
  *     -EBADF       a descriptor that is to be kept is not open
  *     -ECANCELED   somebody killed the helper before it was ready
- *     -EPERM       a seccomp filter refuses a call, kills the helper for it, or has
- *                  SIGSYS handlers answer rt_sigprocmask or clone
- *     -ETIMEDOUT   the helper was not ready within some ten seconds: it is frozen, or
- *                  traced, or a file's server (FUSE, NFS) does not answer the close
- *                  of a copy of its descriptor.  It has been killed; the next call
- *                  of start or stop reaps it, or says -ETIMEDOUT again.  Also
- *                  when another thread has been in here for thirty
- *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace, whose end waits for
- *                  that of every other process there
- *     -ENOSYS      not Linux; or the kernel, or a seccomp filter, lacks a call
- *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the
- *                  process has unshared its PID namespace and not forked since
+ *     -EACCES      a security module refuses a call; see POLICIES
+ *     -EPERM       a seccomp filter refuses a call, kills the helper for one, or has a
+ *                  SIGSYS handler answer rt_sigprocmask or clone
+ *     -ETIMEDOUT   the helper was not ready within ten seconds: it is frozen or traced, or
+ *                  the server of a file (FUSE, NFS) does not answer the close of a copy of
+ *                  its descriptor.  It has been killed, but did not end within thirty
+ *                  seconds.  Call start or stop again later: that reaps it, or says the
+ *                  same again.  Also when another thread was in start or stop all that time
+ *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: the kernel lets it end only
+ *                  after all other processes there
+ *     -ENOSYS      not Linux; or the kernel, or a filter, lacks a call
+ *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the process
+ *                  has called unshare(CLONE_NEWPID)
  *     or another error that the kernel gives for a step, such as -ENOMEM
  *
- * In a process that has a helper, returns the PID of that.  If the helper has
- * been killed, reaps it and starts another.  After fork the child has none, and
- * may start its own; RAM and kept descriptors are then those of its parent.
+ * In a process that has a helper, returns the PID of that one.  If it has been killed,
+ * reaps it and starts another.  After fork the child has no helper and may start its own;
+ * it inherits the ranges, the kept descriptors and the number of threads.
  *
- * Any thread may call this at any time, and several at once: they get the same
- * helper.  A child of vfork may not, nor a handler of SIGSYS.  It waits for the
- * helper to get a CPU and set itself up: a fraction of a millisecond on an idle
- * machine, and never longer than above.  A helper that is stopped meanwhile is
- * continued.  Until then signals other than SIGKILL, SIGSTOP and SIGSYS wait, and a
- * parent is not told of a stop.  It prints nothing, and leaves the caller's errno,
- * signal mask, signal handlers, descriptors and heap alone.
+ * Any thread may call this at any time, and several at once: they get the same helper.  Do
+ * not call it in a vfork child or a SIGSYS handler.  It waits for the helper to be set up:
+ * a fraction of a millisecond on an idle machine, never longer than said above.  Meanwhile
+ * signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent is not told of a
+ * stop.  A helper that is stopped is continued.  It prints nothing, and leaves the caller's
+ * errno, signal mask, signal handlers, descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
 /*
- * Ends the helper and reaps it; the teardown will be synchronous.  For execve.
+ * Ends the helper and reaps it.  The teardown will be synchronous.  Call it before execve.
  *
- * Returns 0, also when there is no helper; or -errno, and then it is still there:
+ * Returns 0, also when there is no helper; or -errno, and then the helper is still there:
  *
- *     -EPERM       the process has given up the privileges that it would need to
- *                  signal the helper, or a seccomp filter refuses a call
- *     -ETIMEDOUT   it has been killed, but did not end within five seconds; see start
- *     -ENOSYS      not Linux; or a seccomp filter refuses a call so
+ *     -EPERM       the process has given up the privileges that it needs to signal the
+ *                  helper, or a seccomp filter refuses a call
+ *     -EACCES      a security module refuses to send SIGKILL
+ *     -ETIMEDOUT   the helper has been killed, but did not end within thirty seconds: it is
+ *                  frozen, traced, or in the close of a file whose server does not answer
+ *     -ENOSYS      not Linux; or a filter refuses a call so
  *
- * A child of vfork may call it, and nothing happens.  Threads, errno and so on:
- * as for start.  What it sleeps is lengthened by the thread's timer slack.
+ * An execve after -ETIMEDOUT is safe: the old memory goes when the hold ends.  After -EPERM
+ * or -EACCES it stays until the process exits: do not call execve, or accept that.
+ *
+ * In a vfork child it does nothing.  Threads, errno and so on: as for start, but the
+ * thread's timer slack lengthens its sleeps.
  */
 ASYNC_TEARDOWN_API int async_teardown_stop(void);
 
 /*
- * Tells where guest RAM is, for this process's helper, now or later: size bytes from
- * start.  size 0 forgets the range that begins at start, and another size changes it.
+ * Tells where guest RAM is: size bytes from start.  This counts for the helper that there
+ * is and for later ones.  size 0 forgets the range that begins at start; another size
+ * changes it.
  *
- * When the VMM is gone, the helper unmaps all but the ranges and its own image, and
- * its threads then free the ranges (MADV_DONTNEED; nothing is punched out of a file
- * that others may share).  Ranges may overlap, be unaligned, or no longer be mapped.
- * Without any, and with nothing kept, nothing is released early.
+ * When the VMM is gone, the helper unmaps everything but the ranges and its own image.  Its
+ * threads then free the ranges; a file that others share keeps its content.  Tell of what
+ * is large: in QEMU, RAM blocks of 16 MiB and more.  One range may span several mappings
+ * and the gaps between them.  Ranges may overlap, be unaligned, or no longer be mapped.
  *
- * Returns 0, or -errno, and then nothing has changed: -ENOSPC when there are 8
- * ranges; -EINVAL for a start of 0, an end past the top, or an address with
- * a tag; -ENOSYS off Linux.
+ * Returns 0, or -errno, and then nothing has changed:
  *
- * Makes no system call.  Any thread may call it at any time, but not two at once for
- * the same start.
+ *     -ENOSPC   there are ASYNC_TEARDOWN_RANGES already.  Join neighbours to one range, or
+ *               go on: the untold memory is freed with the devices
+ *     -EINVAL   start is 0, or the end is past the top, or an address has a tag
+ *     -ENOSYS   not Linux
+ *
+ * Makes no system call.  Any thread may call it at any time, but not two at once for the
+ * same start.
  */
 ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
 
 /*
- * Names the descriptors that the next helper keeps open, n of them, 8 at most; it
- * replaces what was named before, and with n 0 nothing is kept.  What is behind them,
- * such as a guest_memfd, is then freed by the helper and not in the VMM's exit.
+ * Names the descriptors that the next helper keeps open: n of them, 8 at most.  This
+ * replaces what was named before; with n 0 nothing is kept.  The helper then frees the
+ * memory behind them, not the VMM's exit.
  *
- * When the VMM is gone, the helper releases all that is mapped (so KVM is gone before
- * its guest_memfd) and then closes them in the order given.  The last one is closed by
- * its exit, when all else is free.  A helper that is killed closes them in no certain
- * order, and one that releases nothing early lets go of mapped files after the last.
+ * When the VMM is gone and the devices are free, the helper's threads close them in the
+ * order given, each the next one, and then free the RAM.  The last one is closed by the
+ * helper's exit, when all else is free.  A helper that is killed, or that releases nothing
+ * early, closes all of them in its exit, after the memory and before mapped files.
  *
- * What comes later can be kept, too, in a socket that is: send it there (SCM_RIGHTS,
- * unix(7)) and never receive it.
+ * A descriptor of later can be kept as well: send it (SCM_RIGHTS, unix(7)) to a socket that
+ * is kept and never read.
  *
- * Returns 0, or -errno, and then nothing has changed: -EINVAL for n, or for one given
- * twice; -EBADF for a negative descriptor (start says so of one that is not open);
- * -ENOSYS off Linux.
+ * Returns 0, or -errno, and then nothing has changed:
  *
- * Makes no system call.  Any thread may call it, but not while another is in here or
- * in start.  start's cost grows with the highest number kept: the table is copied up
- * to there.
+ *     -EINVAL   n is out of bounds, or one is given twice
+ *     -EBADF    one is negative.  (start says so of one that is not open)
+ *     -ENOSYS   not Linux
+ *
+ * Makes no system call.  Any thread may call it, but not while another is in here or in
+ * start.  start's cost grows with the highest number kept: the table is copied up to there.
  */
 ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n);
 
+/*
+ * Chooses how many threads the next helper has: n, or the nearest number from 1 to
+ * ASYNC_TEARDOWN_THREADS, which is also the default.  Any thread may call it at any time.
+ */
 ASYNC_TEARDOWN_API void async_teardown_threads(int n);
 
 #ifdef __cplusplus
@@ -2225,6 +2277,22 @@ ASYNC_TEARDOWN_API void async_teardown_threads(int n)
 
 #endif
 #endif /* ASYNC_TEARDOWN_IMPLEMENTATION */
+
+/*
+ * VERSIONS
+ *
+ * 1.2.0  async_teardown_threads.  ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  Kept
+ *        descriptors but the last are closed before the RAM is freed and not after, by all
+ *        threads.  start works under SELinux's svirt_t and systemd's ~@privileged, and does
+ *        not hang where a filter refuses exit.  A filter of the VMM's own also has to allow
+ *        fcntl for kept descriptors, pipe2 for several threads, and openat, read and close
+ *        where capabilities are in effect.  Early release no longer fails silently with
+ *        -z pack-relative-relocs, and no longer leaves a device mapped beside what cannot
+ *        be split.  stop waits thirty seconds, not five.
+ * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several
+ *        threads free the RAM, descriptors can be kept.
+ * 1.0.0  async_teardown_start and async_teardown_stop.
+ */
 
 /*
  * This software is available under two licences. Choose whichever you prefer.
