@@ -544,11 +544,11 @@ traced() {
 	timeout "$deadline" "$@" >"$tmp/said" </dev/null 2>"$tmp/err"
 	vmm=$(sed -n 's/^vmm=\([0-9]*\) .*/\1/p' "$tmp/said")
 	helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
-	sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' | sed 's/(.*//' >"$tmp/calls"
+	sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' |
+		sed 's/^prctl(PR_SET_SECCOMP.*/filter/; s/(.*//' >"$tmp/calls"
 	[ -s "$tmp/calls" ] || echo 'nothing traced'
-	# Of the set-up, capset, no_new_privs, the filter and a first getppid are the end.
-	sed '/^capset$/q' "$tmp/calls" | grep -vx 'setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|prctl\|pidfd_open\|rt_sigtimedwait\|ppoll\|getppid\|rt_sigprocmask\|capget\|capset\|prlimit64'
-	got=$(sed '1,/^capset$/d' "$tmp/calls" | sed '1,/^getppid$/d' | uniq | tr '\n' ' ')
+	sed '/^filter$/q' "$tmp/calls" | grep -vx 'rt_sigprocmask\|prctl\|prlimit64\|setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|pidfd_open\|rt_sigtimedwait\|kill\|munmap\|madvise\|timer_create\|timer_settime\|capget\|read\|capset\|pipe2\|clone\|ppoll\|filter'
+	got=$(sed '/^filter$/,$!d' "$tmp/calls" | sed '1,/^getppid$/d' | uniq | tr '\n' ' ')
 	echo "$got" | grep -qx "$want" || echo "after its filter: $got"
 	# The one that clones it is a thread, which has no area for restartable sequences.
 	thread=$(sed -n "s/^$vmm .*CLONE_THREAD.* = \([0-9]*\)$/\1/p; s/^$vmm .*clone resumed.* = \([0-9]*\)$/\1/p" "$tmp/trace" | tail -n 1)
@@ -587,11 +587,60 @@ section_tools() {
 		fi
 	done
 
+	# recipe FIRST-LINE: the code of the README that begins so
+	recipe() { sed -n "/^$1/,/^\`\`\`/p" README.md | sed '/^```/d'; }
+
+	name='README: what is sent to the carrier socket stays open until the helper is gone'
+	report "$name" "$(
+		exec 2>&1
+		mkdir -p "$tmp/carrier"
+		{
+			printf '#include <stdio.h>\n#include <fcntl.h>\n#define ASYNC_TEARDOWN_IMPLEMENTATION\n#include "async_teardown.h"\n'
+			recipe '#include <errno.h>'
+			printf 'int main(void) {\n\tint helper = start_helper();\n\tint kept = keep_later(3);\n'
+			printf '\tclose(3);\n\tprintf("vmm=%%d helper=%%d\\n", getpid(), kept ? kept : helper);\n'
+			printf '\tfflush(stdout);\n\tpause();\n}\n'
+		} >"$tmp/carrier/carrier.c"
+		$CC -O2 -D_GNU_SOURCE -I. -o "$tmp/carrier/carrier" "$tmp/carrier/carrier.c" || echo "$CC fails"
+		mkfifo "$tmp/carrier/sent"
+		{ cat >/dev/null; : >"$tmp/carrier/eof"; } <"$tmp/carrier/sent" &
+		: >"$tmp/said"
+		"$tmp/carrier/carrier" 3>"$tmp/carrier/sent" >"$tmp/said" &
+		vmm=$!
+		started || exit
+		send STOP "$helper" "cleanup/$vmm"
+		until_ok is_in "$helper" T
+		send KILL $vmm carrier
+		wait $vmm 2>/dev/null
+		[ ! -e "$tmp/carrier/eof" ] || echo 'closed before the helper went'
+		send CONT "$helper" "cleanup/$vmm"
+		until_ok test -e "$tmp/carrier/eof" || echo 'never closed'
+		until_ok is_gone "$helper" || echo 'the helper stays'
+		echo "$the_end"
+	)"
+
+	name='README: the command of the systemd unit finds the helper'
+	if ! have pgrep; then skip_tool "$name" 'no pgrep'
+	else
+		report "$name" "$(
+			exec 2>&1
+			command=$(sed -n "s/^ExecStartPost=-+\/bin\/sh -c '\(.*cgroup.procs.*\)'$/\1/p" README.md)
+			[ "$command" ] || echo 'no command'
+			demo_start || exit
+			MAINPID=$vmm sh -c "$(echo "$command" | sed "s|/sys/fs/cgroup/[a-z./]*|$tmp/procs|")" || echo "status $?"
+			[ "$(cat "$tmp/procs")" = "$helper" ] || echo "not $helper: $(cat "$tmp/procs")"
+			exec 9>&-
+			wait $vmm
+			until_ok is_gone "$helper" || echo 'the helper stays'
+			echo "$the_end"
+		)"
+	fi
+
 	name='LD_PRELOAD: the recipe of the README, on sleep'
 	report "$name" "$(
 		exec 2>&1
 		mkdir -p "$tmp/preload"
-		sed -n '/^\/\* cc -O2 -shared/,/^```/p' README.md | sed '/^```/d' >"$tmp/preload/preload.c"
+		recipe '\/\* cc -O2 -shared' >"$tmp/preload/preload.c"
 		$CC -O2 -shared -fPIC -I. -o "$tmp/preload/libatd.so" "$tmp/preload/preload.c" || echo "$CC fails"
 		ATD_FOR=sleep LD_PRELOAD=$tmp/preload/libatd.so sh -c 'exec sleep 1000' &
 		vmm=$!
@@ -622,7 +671,7 @@ section_tools() {
 		echo "$the_end"
 	)"
 }
-count_tools() { echo 6 20; }
+count_tools() { echo 8 20; }
 
 # --- all of it ------------------------------------------------------------------
 
