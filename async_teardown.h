@@ -1748,16 +1748,18 @@ ATD_FN void atd_rehearse(int vmm)
 }
 
 /*
- * Reads the helper's capabilities from /proc/self/status, in which they are whatever
- * the policy; 1 if that worked.  capget may be refused (SELinux) or show no more than
- * a profile grants (AppArmor), and to write that back would shrink the permitted set.
+ * Reads the permitted set from /proc/self/status.  Returns 0 if that does not work, 1 if
+ * no capability is in effect or inheritable, or else 2.  capget may be refused (SELinux) or
+ * show no more than a profile grants (AppArmor), and to write that back would shrink the
+ * permitted set.
  */
 ATD_FN int atd_read_caps(void)
 {
 	const long fd = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/status"), 0, 0, 0);
 	const char *const buf = atd_shared.scratch.bytes;
 	unsigned long long value = 0, effective = 0;
-	unsigned key = 0, set = 0, found = 0;
+	unsigned key = 0, set = 0;
+	int found = 0;
 	long i, len;
 
 	/* "CapPrm:", a tab, and 16 digits: the last that come before the line's end. */
@@ -1779,8 +1781,7 @@ ATD_FN int atd_read_caps(void)
 			set = 0;
 		}
 	atd_call(__NR_close, fd);
-	atd_shared.caps[0].effective = effective != 0;
-	return (int)found;
+	return found ? 1 + (effective != 0) : 0;
 }
 
 /*
@@ -1795,20 +1796,16 @@ ATD_FN long atd_drop_caps(void)
 {
 	static const struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
 	struct atd_cap_data *const caps = atd_shared.caps;
-	long ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
-	int i;
+	const long ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
+	int i, told;
 
-	for (i = 0; ; i++) {
-		/* SELinux asks a permission for capset even if that changes nothing. */
-		if (ret == 0 && !(caps[0].effective | caps[0].inheritable |
-				caps[1].effective | caps[1].inheritable))
-			return 0;
-		if (i || !atd_read_caps())
-			break;
-		ret = 0;
-	}
-	if (ret < 0)
-		return ret;
+	/* SELinux asks a permission for capset even if that changes nothing. */
+	if (ret == 0 && !(caps[0].effective | caps[0].inheritable |
+			caps[1].effective | caps[1].inheritable))
+		return 0;
+	told = atd_read_caps();
+	if (ret < 0 && told < 2)
+		return told ? 0 : ret;
 	for (i = 0; i < 2; i++)
 		caps[i].effective = caps[i].inheritable = 0;
 	return atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0);
