@@ -428,8 +428,8 @@ extern "C" {
 #endif
 
 /*
- * What the helper runs has the thread pointer of the thread that called start,
- * which may be gone.  So it calls nothing of libc and touches no thread-local
+ * The helper runs on the thread pointer of the thread that called start, and that
+ * thread may be gone.  So its code calls nothing of libc and touches no thread-local
  * storage: no errno, and nothing that compilers keep there, such as stack
  * protector canaries and the state of sanitizers and profilers.
  */
@@ -1002,10 +1002,10 @@ ATD_FN __attribute__((noinline)) long atd_munmap(unsigned long from, unsigned lo
 }
 
 /*
- * 0 if no other task uses this memory, -EINVAL if one does.  To unshare the
- * memory does nothing but fail while it is shared, since Linux 2.6.30
- * (check_unshare_flags).  It asks for no permission and no PID.  But it also fails
- * for a process of more than one thread.
+ * 0 if no other task uses this memory, -EINVAL if one does.  unshare(CLONE_VM) changes
+ * nothing: it only fails while the memory is shared, since Linux 2.6.30
+ * (check_unshare_flags).  It needs no permission and no PID.  But it also fails in a
+ * process of several threads.
  */
 ATD_FN long atd_unshare_vm(void)
 {
@@ -1078,9 +1078,9 @@ enum {
 	ATD_THREADS = ASYNC_TEARDOWN_THREADS,
 	ATD_RANGES = ASYNC_TEARDOWN_RANGES,
 	ATD_KEPT = 8,
-	/* What is not used of a stack, and all of it.  s390x and ppc64 functions write to
-	 * the frame of their caller, which the first one does not have.  Large frames there,
-	 * and where functions save vector registers. */
+	/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function
+	 * writes to its caller's frame, and the first function has no caller.  Frames are
+	 * large there, and where functions save vector registers. */
 #if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__) || \
 	defined(__ARM_FEATURE_SVE) || defined(__riscv_vector)
 	ATD_STACK_TOP = 256,
@@ -1097,9 +1097,8 @@ struct atd_fds { int n, fd[ATD_KEPT]; };
 struct atd_area { unsigned long from, to; };	/* to is 0: none */
 
 static struct {
-	/* The helper's own.  First a buffer, because compilers that initialize all that
-	 * is on the stack may call memset for it; so what lies below the stack is
-	 * the helper's too. */
+	/* The helper's own.  First a buffer: for one on the stack, a compiler that
+	 * initializes all locals may call memset.  Here it also takes what overflows. */
 	union {
 		char bytes[sizeof(struct atd_sigevent)];
 		struct atd_dirent dirent;
@@ -1141,15 +1140,15 @@ static struct {
 	int result;		/* what start returns */
 } atd_shared __attribute__((aligned(64)));
 
-/* Where addresses end that count: on 64 bits below those whose top byte does not, for
- * there 1 << 56 is 0 (arm64). */
+/* The end of the addresses.  On 64 bits the top byte may not count: on arm64, 1 << 56
+ * is 0. */
 #define ATD_TOP (sizeof(long) == 8 ? 1UL << (8 * sizeof(long) - 8) : 0UL)
 
 /*
  * Layer 3: what the VMM tells.
  *
- * The table is read by a helper whose VMM may have been killed anywhere in here:
- * an area is none while its end is 0, and has its start before its end.
+ * The VMM may be killed anywhere in here, and its helper then reads the table.  So an
+ * area does not count while its end is 0, and its start is written before its end.
  */
 ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
 {
@@ -1219,8 +1218,8 @@ static long atd_enter(struct atd_sigset *old, int self)
 	long ret, slept = 0;
 	int holder;
 
-	/* First SIGSYS as well, to see that the kernel does so: where a handler
-	 * answers this call, it would answer the helper's too, on the helper's stack. */
+	/* First block SIGSYS as well, and see whether the kernel has done it: a handler
+	 * that answers this call would answer the helper's too, on the helper's stack. */
 	atd_fill(&all, ~0UL);
 	atd_fill(old, 0);
 	was.bits[0] = 0;
@@ -1238,15 +1237,15 @@ static long atd_enter(struct atd_sigset *old, int self)
 
 	do {
 		holder = __atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED);
-		/* Free; or held when this process was forked, by a thread that is not
-		 * in this process. */
+		/* It is free; or this process was forked while another thread held it,
+		 * and that thread is not in this process. */
 		while ((holder & ~ATD_WANTED) != self)
 			if (__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
 					__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 				return 0;
 		__atomic_compare_exchange_n(&atd_shared.lock, &holder, self | ATD_WANTED, 0,
 			__ATOMIC_RELAXED, __ATOMIC_RELAXED);
-		/* Not for ever: a thread of a process that had the same PID may have held it. */
+		/* Not for ever: the holder may be in a process that had the same PID. */
 	} while (atd_nap(&slept, 30 * ATD_S) > 0);
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
 	return -ETIMEDOUT;
@@ -1257,8 +1256,8 @@ static void atd_leave(struct atd_sigset *old)
 	const int held = __atomic_exchange_n(&atd_shared.lock, 0, __ATOMIC_RELEASE);
 	long slept = 0;
 
-	/* A thread that starts and stops in a loop would never let another in: that one
-	 * looks once a millisecond. */
+	/* The other thread looks once a millisecond.  Without this, one that starts and
+	 * stops in a loop would never let it in. */
 	while (held & ATD_WANTED && !__atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED) &&
 	       atd_nap(&slept, 2 * ATD_MS) > 0)
 		;
@@ -1286,20 +1285,20 @@ ATD_FN long atd_reap(long pid)
 /* 1 if there is a helper, 0 if not, and then its stack is free. */
 ATD_FN long atd_running(int self)
 {
-	/* Without a helper asks about the caller, which is no child of its own:
-	 * so it is known before the clone whether wait4 is permitted. */
+	/* Without a helper, ask about the caller, who is no child of its own: so it is
+	 * known before the clone whether wait4 is permitted. */
 	const int pid = atd_shared.vmm == self && atd_shared.pid ? atd_shared.pid : self;
 	long ret = atd_wait(pid);
 
 	if (ret == 0) {
 		if (__atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
 			return 1;
-		/* It was killed and has left the memory, but is yet to be reaped.  Or
-		 * somebody else has reaped it, and its PID is another child's. */
+		/* It was killed and has left the memory, but cannot be reaped yet.  Or
+		 * somebody else has reaped it, and its PID is now another child's. */
 		ret = atd_reap(pid) == 0;
 	}
-	/* Not when it is no child: this may be one of vfork, in a PID namespace where
-	 * its number is that of the VMM. */
+	/* Do not forget one that is not our child: this may be a vfork child, in a PID
+	 * namespace where its number is the VMM's. */
 	if (ret > 0)
 		atd_shared.pid = 0;
 	return ret < 0 && ret != -ECHILD ? ret : 0;
@@ -1326,8 +1325,8 @@ ATD_FN long atd_start_helper(void)
 	long ret, pid, dead, slept = 0;
 	int progress;
 
-	/* A filter may refuse ppoll.  Below it would then spin, which in a real-time
-	 * thread can keep the helper from running at all. */
+	/* A filter may refuse ppoll.  The loop below would then spin, and in a real-time
+	 * thread keep the helper from running at all. */
 	ret = atd_nap(&slept, 1);
 	if (ret < 0)
 		return ret;
@@ -1338,15 +1337,15 @@ ATD_FN long atd_start_helper(void)
 		return pid;
 	atd_shared.pid = (int)pid;
 
-	/* Sleeps in turn, for a wake-up would be one more call in the filter. */
+	/* It polls, for to be woken by the helper would take one more call in its filter. */
 	slept = 0;
 	do {
 		dead = atd_wait(pid);
 		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
 		if (dead || progress != ATD_SETTING_UP)
 			break;
-		/* A SIGSTOP for the VMM's process group may have caught it in setsid,
-		 * and the group's SIGCONT not. */
+		/* A SIGSTOP of the VMM's process group may have hit it just before setsid.
+		 * The group's SIGCONT then does not. */
 		if (slept > 20 * ATD_MS)
 			atd_kill(pid, ATD_SIGCONT);
 	} while (atd_nap(&slept, 10 * ATD_S) > 0);
@@ -1354,7 +1353,7 @@ ATD_FN long atd_start_helper(void)
 		return pid;
 
 	if (!dead) {
-		/* One that has failed exits, also where a policy refuses to kill it. */
+		/* One that has failed exits by itself, so no policy can keep it from that. */
 		ret = progress < 0 ? atd_reap(pid) : atd_end();
 		if (ret < 0)
 			return ret;
@@ -1399,16 +1398,16 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_try_exit(void)
 }
 
 /*
- * The helper is cloned by a thread made for that, which never has an area for
- * restartable sequences.  Cloned by the caller the helper would share the
- * caller's, from Linux 4.18 to some 5.4 (kernel commit 463f550fb47b): the kernel
- * would write the helper's CPU into it, and kill helper and VMM when the caller
- * has ended and the area is unmapped.
+ * A thread made for that clones the helper, because a new thread has no area for
+ * restartable sequences.  From Linux 4.18 to some 5.4 (kernel commit 463f550fb47b), a
+ * helper cloned by the caller would share the caller's area: the kernel would write the
+ * helper's CPU into it, and kill helper and VMM when the caller has ended and the area
+ * is unmapped.
  *
- * With CLONE_VFORK the caller waits until this thread has let go of the memory.
- * So it can run on the caller's stack, below all that is in use there; and should
- * a filter answer one of its calls by SIGSYS, the handler has room.  A filter that
- * refuses exit would let it never go; so a process tries that first.
+ * With CLONE_VFORK the caller waits until the thread has let go of the memory.  So the
+ * thread can run on the caller's stack, below all that is in use; and if a filter answers
+ * one of its calls by SIGSYS, the handler has room.  If a filter refused exit, the caller
+ * would wait for ever.  So where there is a filter, a process tries exit first.
  */
 static long atd_launch(int self)
 {
@@ -1417,7 +1416,7 @@ static long atd_launch(int self)
 	long ret, tid, slack, slept = 0;
 	int i, n;
 
-	/* It would lengthen every sleep in here, and in the helper, which inherits it. */
+	/* The timer slack lengthens every sleep, and the helper inherits it. */
 	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
 	if ((unsigned long)slack > -4096UL)
 		return slack;
@@ -1452,8 +1451,8 @@ static long atd_launch(int self)
 	if (ret >= 0) {
 		tid = ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
 			ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_starter, 0);
-		/* It still is a thread of this process for a moment, and while it is the
-		 * caller could not unshare its user namespace, for example. */
+		/* For a moment there still is that thread.  While it is there, the caller
+		 * cannot unshare its user namespace, for example. */
 		while (tid > 0 && atd_kill(tid, 0) == 0 && atd_nap(&slept, ATD_S) > 0)
 			;
 	}
@@ -1506,10 +1505,10 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
  * Layer 5: the helper, in the order of its life: it is set up, waits for the VMM's
  * end, releases what is mapped, does the rest of the work with its threads, and leaves.
  *
- * The filter is everything that it may do once start has returned.  Whoever takes over
- * the VMM can rewrite the helper's memory, and this is then what keeps him from the
- * privileges that the VMM gave up.  A call is compared whole, so an x32 number,
- * which has bit 30 set, matches nothing.
+ * The filter is all that the helper may call once start has returned.  An attacker who
+ * controls the VMM can rewrite the helper's memory; the filter keeps him from privileges
+ * that the VMM gave up after start.  The whole call number is compared, so that of an x32
+ * call, which has bit 30 set, matches nothing.
  */
 #define ATD_AUDIT_ARCH (ATD_EM | (sizeof(long) == 8 ? 0x80000000U : 0U) | \
 	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0x40000000U : 0U))
@@ -1535,7 +1534,7 @@ static const struct atd_insn atd_filter[] = {
 	ATD_JEQ(__NR_rt_sigtimedwait, 7, 0),
 	/* until the parent is no longer the VMM */
 	ATD_JEQ(__NR_getppid, 6, 0),
-	/* release what is mapped and kept, and never hang in it */
+	/* release what is mapped and kept, but do not hang in that for ever */
 	ATD_JEQ(__NR_munmap, 5, 0),
 	ATD_JEQ(__NR_close, 4, 0),
 	ATD_JEQ(__NR_timer_create, 3, 0),
@@ -1543,7 +1542,7 @@ static const struct atd_insn atd_filter[] = {
 	/* leave */
 	ATD_JEQ(__NR_exit, 1, 0),
 	ATD_JEQ(__NR_exit_group, 0, 1), ATD_RETURN(ATD_ALLOW),
-	/* does another task use the memory?  With this flag a question only */
+	/* does another task use the memory?  With this flag it changes nothing */
 	ATD_IF(__NR_unshare, 0, ATD_CLONE_VM),
 	/* does the VMM's PID still exist?  Signal 0 only */
 	ATD_IF(__NR_kill, 1, 0),
@@ -1597,7 +1596,7 @@ ATD_FN long atd_drop_files(void)
 	const char *s;
 	long ret, dir, len, i, fd, next, low, top = -1, seen = 0;
 
-	/* Linux 5.9: copies nothing above the highest that is kept. */
+	/* Linux 5.9: this copies nothing above the highest that is kept. */
 	while ((next = atd_next_kept(top + 1)) >= 0)
 		top = next;
 	ret = atd_syscall(ATD_NR_CLOSE_RANGE, top + 1, ~0L, ATD_CLOSE_RANGE_UNSHARE, 0, 0);
@@ -1632,11 +1631,11 @@ ATD_FN long atd_drop_files(void)
 	}
 	if (seen)
 		atd_call(__NR_close, dir);
-	else	/* Not a /proc.  Up to fs.nr_open's default and not to RLIMIT_NOFILE,
-		 * which may have been lowered since. */
+	else	/* This is no /proc.  Go up to fs.nr_open's default: RLIMIT_NOFILE may have
+		 * been lowered since. */
 		atd_close_below(1L << 20);
 
-	/* Where close is refused, all of the above was in vain. */
+	/* If close is refused, nothing above has worked. */
 	ret = atd_call(__NR_close, low);
 	return ret == -EBADF ? 0 : ret;
 }
@@ -1661,10 +1660,10 @@ ATD_FN long atd_set_name(int pid)
 }
 
 /*
- * The fallback for want of a pidfd.  The death signal comes whenever a thread
- * dies that the helper is a child of, though not if the VMM has become another
- * user who may not signal the helper; so it proves nothing, and only shortens
- * the wait.  A zero timeout tries whether the call is permitted.
+ * The fallback where there is no pidfd.  The kernel sends the death signal whenever the
+ * thread dies that is the helper's parent, but not if the VMM has become another user who
+ * may not signal the helper.  So the signal proves nothing, and only shortens the wait.
+ * With a zero timeout this tries whether the call is permitted.
  */
 ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
 {
@@ -1680,11 +1679,11 @@ ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
 }
 
 /*
- * Puts off the moment at which the helper is killed, which is to exit as without
- * early release; 0 seconds: it is not.  It is done whenever the helper has got on:
- * a userfaultfd's reader in another process may have asked to be told of unmapping,
- * and the kernel then waits for it to listen, which only a fatal signal ends.  By an
- * hour, for one call may free a whole memfd, or end a protected guest.
+ * Sets the time after which the helper is killed (its exit then frees everything); 0:
+ * never.  It is set anew whenever the helper has got on.  Another process may have asked a
+ * userfaultfd to be told of unmapping: the kernel then waits for that process to read, and
+ * only a fatal signal ends the wait.  An hour, because one call may free a whole memfd, or
+ * end a protected guest.
  */
 #ifndef ATD_PATIENCE	/* for a test */
 #define ATD_PATIENCE 3600
@@ -1713,7 +1712,7 @@ ATD_FN __attribute__((noinline)) int atd_prepare(void)
 {
 	struct atd_sigevent *const event = &atd_shared.scratch.event;
 
-	/* To advise of no bytes is right at every multiple of the page size. */
+	/* madvise of no bytes succeeds at every multiple of the page size. */
 	atd_shared.page = 4096;
 	while (atd_madvise(atd_shared.page, 0, ATD_MADV_DONTNEED) == -EINVAL &&
 	       atd_shared.page < 1UL << 20)
@@ -1728,11 +1727,10 @@ ATD_FN __attribute__((noinline)) int atd_prepare(void)
 }
 
 /*
- * Makes the calls of the release once where they change nothing.  A filter of the VMM's
- * that kills for a call may kill just one thread: now that is the whole helper, and start
- * says so; later the other threads would stay.  Under a filter that is done only if there
- * is something to release already, for it need not allow these calls otherwise; without,
- * there are no other threads.
+ * Makes each call of the release once, so that it changes nothing.  If a filter of the VMM's
+ * kills a thread for one of them, that thread now is the whole helper, and start says so.
+ * Later the other threads would stay.  Under a filter that was told of nothing yet, which
+ * need not allow these calls, there is no rehearsal, and then there are no other threads.
  */
 ATD_FN void atd_rehearse(int vmm)
 {
@@ -1786,11 +1784,11 @@ ATD_FN int atd_read_caps(void)
 
 /*
  * Leaves no capability in effect, and none inheritable, which empties the ambient set.
- * The permitted set stays, and cannot be put into effect, for the filter has no
- * capset: a process without capabilities may trace only one whose permitted set is
- * empty too (cap_ptrace_access_check), and to trace the helper is to have the VMM's
- * memory.  For the same reason the uid stays: a change would also change the dumpable
- * flag, which is one for all that share the memory.
+ * The permitted set stays, but without capset, which the filter refuses, it cannot be put
+ * into effect.  It has to stay: a process without capabilities may trace only one whose
+ * permitted set is empty too (cap_ptrace_access_check), and who traces the helper has the
+ * VMM's memory.  The uid stays for the same reason: a change would also change the
+ * dumpable flag, which all that share the memory have in common.
  */
 ATD_FN long atd_drop_caps(void)
 {
@@ -1799,7 +1797,7 @@ ATD_FN long atd_drop_caps(void)
 	const long ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
 	int i, told;
 
-	/* SELinux asks a permission for capset even if that changes nothing. */
+	/* SELinux wants a permission for capset even if that changes nothing. */
 	if (ret == 0 && !(caps[0].effective | caps[0].inheritable |
 			caps[1].effective | caps[1].inheritable))
 		return 0;
@@ -1847,24 +1845,23 @@ ATD_FN long atd_start_workers(void)
 }
 #endif
 
-/* Any step may be refused, and then start fails with that error: a helper that
- * lacks one of these would not be what the VMM counts on. */
+/* If a step is refused, start fails with that error: a helper that lacks it would not be
+ * what the VMM relies on. */
 ATD_FN long atd_set_up(int vmm)
 {
 	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
 	long ret;
 	int i;
 
-	/* 1. No signals, and no life without the VMM until it is ready. */
+	/* 1. No signals; and until the helper is ready, it dies with the VMM. */
 	ret = atd_first_steps();
 	if (ret < 0)
 		return ret;
 
-	/* 2. No core dump: it would be of the VMM's memory, in the directory below,
-	 * and written with a uid that the VMM may have given up by then.  A program
-	 * in core_pattern gets one at a limit of 0 too, but not at 1; a socket there
-	 * (Linux 6.16) does.  SELinux asks a permission to change a hard limit, so that
-	 * changes only from 0 to 1, and need not. */
+	/* 2. No core dump: it would be of the VMM's memory, and written with a uid that
+	 * the VMM may have given up by then.  A program in core_pattern gets one at a
+	 * limit of 0 too, but not at 1; a socket there (Linux 6.16) does.  SELinux wants a
+	 * permission to change a hard limit: only 0 is changed, if that is permitted. */
 	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, 0, atd_arg(limit), 0);
 	if (ret < 0)
 		return ret;
@@ -1908,7 +1905,7 @@ ATD_FN long atd_set_up(int vmm)
 		ret = atd_wait_signal(0);
 		if (ret < 0 && ret != -EAGAIN)
 			return ret;
-		atd_unshare_vm();	/* may be refused, but not be its death later on */
+		atd_unshare_vm();	/* may be refused; if it kills, then now */
 	}
 	atd_rehearse(vmm);
 
@@ -1931,14 +1928,14 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 9. The watch is armed; was that in time?  If the VMM has been killed
-	 * already, its PID may be another's.  The first call under the filter, too. */
+	/* 9. The watch is armed.  Was that in time?  If the VMM had been killed before,
+	 * its PID may be another's.  This is also the first call under the filter. */
 	return atd_call(__NR_getppid, 0) == vmm ? ATD_READY : -ESRCH;
 }
 
-/* Waits until nobody else uses the memory, and returns 0.  Not for ever: two helpers of
- * one VMM would wait for each other.  Another error says that a filter refuses the
- * question, as those of containers do. */
+/* Waits until no other task uses the memory, and returns 0; or -EINVAL after a second, for
+ * two helpers of one VMM would wait for each other.  Another error says that a filter
+ * refuses the question, as those of containers do. */
 ATD_FN long atd_wait_alone(void)
 {
 	long ret, slept = 0;
@@ -1956,30 +1953,29 @@ ATD_FN void atd_outlive(int vmm)
 	if (atd_shared.pidfd < 0 || atd_await(atd_shared.pidfd) != 0) {
 		while (atd_call(__NR_getppid, 0) == vmm && atd_unshare_vm() != 0)
 			atd_wait_signal(500 * 1000 * 1000);
-		/* Either the VMM has called execve; or its last thread has begun to
-		 * exit, and some may still hold the memory.  One that is about to let go
-		 * of it is not always seen (4.18: exit_mm clears ->mm before mmput). */
+		/* Either the VMM has called execve, or its last thread has begun to exit.
+		 * Some threads may still hold the memory, and one that is about to let go of
+		 * it is not always seen (4.18: exit_mm clears ->mm before mmput). */
 		atd_wait_alone();
 		max = slept + 250 * ATD_MS;
 	}
 
-	/* The VMM's parent was woken at the same moment: let it have the CPU, and
-	 * reap, before the kernel spends it on freeing the memory. */
+	/* The VMM's parent was woken at the same moment.  Let it have the CPU, and reap,
+	 * before the kernel uses that CPU to free the memory. */
 	while (atd_kill(vmm, 0) != -ESRCH && atd_nap(&slept, max) > 0)
 		;
 }
 
 /*
- * What to leave of the memory: the RAM, and the image that the helper runs in,
- * which is the program or the shared library that this file was compiled into,
- * with its code, its constants and atd_shared.  The linker knows its bounds.  Not
- * weak, for GNU ld with -z pack-relative-relocs forgets to relocate a weak one's slot.
+ * The image that the helper runs in: the program or shared library that this file was
+ * compiled into, with its code, constants and atd_shared.  The linker knows its bounds.
+ * The symbols are not weak: GNU ld with -z pack-relative-relocs gives the GOT slot of a
+ * weak __ehdr_start no relocation, and it would read as 0.
  */
 extern const char atd_image_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
 extern const char atd_image_end[] __asm__("_end") __attribute__((visibility("hidden")));
 
-/* Rounds what is to be left to pages.  Returns 0 if the image is not where the linker
- * has put it. */
+/* Rounds the areas to pages.  Returns 0 if the image is not where the linker has put it. */
 ATD_FN int atd_survey(void)
 {
 	const unsigned long code = (unsigned long)atd_main, page = atd_shared.page;
@@ -1987,10 +1983,10 @@ ATD_FN int atd_survey(void)
 
 	image->from = (unsigned long)atd_arg(atd_image_start);
 	image->to = (unsigned long)atd_arg(atd_image_end);
-	/* gcc does not pass on the visibility of a name that is given by __asm__; then
-	 * _end could be that of another module. */
+	/* gcc does not tell the assembler the visibility of a name that __asm__ gives.
+	 * Without this, _end could be that of another module. */
 	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end");
-	/* The linker may not tell (0), or the program have been rewritten since (BOLT). */
+	/* The linker may not tell (0), or the program was rewritten since (BOLT). */
 	if (image->from < page || code < image->from || code >= image->to)
 		return 0;
 	for (a = atd_shared.area; a <= image; a++)
@@ -2002,8 +1998,8 @@ ATD_FN int atd_survey(void)
 	return 1;
 }
 
-/* 1 if calls are also kept track of by a shadow stack, which for the helper the
- * kernel has mapped somewhere. */
+/* 1 if return addresses are also on a shadow stack.  The kernel has mapped the helper's
+ * somewhere, and it must not be unmapped. */
 ATD_FN int atd_shadow_stack(void)
 {
 #if defined(__x86_64__)
@@ -2024,12 +2020,13 @@ ATD_FN int atd_shadow_stack(void)
 }
 
 /*
- * Unmaps what it can, at best all at once.  The kernel refuses a block as a whole if it
- * holds a sealed page (mseal, Linux 6.10: EPERM), or if one of its ends cuts what may not
- * be split, such as a huge page, a vdso or a perf buffer, or lies beyond all addresses
- * (EINVAL).  So the walk halves blocks, and passes over single pages that are refused:
- * one by one, and twice as far at once after each 4096.  Steps and blocks are aligned to
- * their size, so no step leads past the end of a huge page.
+ * Unmaps what it can between two addresses, at best all at once.  The kernel refuses a
+ * whole block if a page in it is sealed (mseal, Linux 6.10: EPERM), if an end of the block
+ * cuts what cannot be split, such as a huge page, the vdso or a perf buffer (EINVAL), or if
+ * it reaches beyond the last address (EINVAL).  So the walk halves a block that is refused,
+ * and steps over a single page that is refused.  After every 4096 such pages the step
+ * doubles.  Steps and blocks are aligned to their size, so no step leads past the end of a
+ * huge page.
  */
 ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 {
@@ -2046,7 +2043,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			continue;
 		}
 		if (ret == 0) {
-			/* The last step may have passed over more than what is refused. */
+			/* The last step may have led too far: go back to what is refused. */
 			for (next = from; next - last > page; ) {
 				middle = last + ((next - last) / 2 & -page);
 				if (atd_munmap(middle, next - middle) == 0)
@@ -2062,7 +2059,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			step = page;
 			refused = 0;
 		} else {
-			/* Nor is there an address beyond? */
+			/* Is the next block of that alignment refused too?  Then this is the end. */
 			next = from & -from;
 			if (ret == -EINVAL && to == ATD_TOP && next >> (sizeof(long) == 8 ? 35 : 24) &&
 			    (from + next == to || atd_munmap(from + next, page) != 0))
@@ -2080,7 +2077,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 	}
 }
 
-/* The lowest area with something beyond from; or end. */
+/* The lowest area that reaches beyond from; or end. */
 ATD_FN __attribute__((noinline)) const struct atd_area *atd_lowest(unsigned long from, const struct atd_area *end)
 {
 	const struct atd_area *a, *lowest = end;
@@ -2091,8 +2088,8 @@ ATD_FN __attribute__((noinline)) const struct atd_area *atd_lowest(unsigned long
 	return lowest;
 }
 
-/* Unmaps everything but the RAM and the image.  Returns 0 if nothing may be: calls are
- * kept track of by a shadow stack, or a filter refuses to unmap what is not there. */
+/* Unmaps everything but the RAM and the image.  Returns 0 without that if there is a shadow
+ * stack, or if a filter refuses munmap even where nothing is mapped. */
 ATD_FN int atd_release(void)
 {
 	const struct atd_area *const end = &atd_shared.area[ATD_RANGES + 1], *a;
@@ -2115,11 +2112,11 @@ ATD_FN __attribute__((noinline)) void atd_drop(unsigned long from, unsigned long
 }
 
 /*
- * All threads do this: they close the kept descriptors but the last, in the order given,
- * and then free the RAM from below.  Each takes a part of what is left, so that the calls
- * are few and the threads are done at the same time; up to a multiple of 32 MiB, so that
- * no huge page is split.  MADV_DONTNEED frees under the read side of the lock under which
- * exiting or unmapping would hold the write side.
+ * The list of work, from which all threads take: first the kept descriptors but the last,
+ * in the order given; then the RAM, from the lowest address up.  A thread takes a part of
+ * what is left of a range: so the calls are few, and all threads finish at the same time.
+ * A part ends at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
+ * mmap_lock for reading, so the threads do not exclude each other, as in munmap or exit.
  */
 ATD_FN void atd_work(void)
 {
@@ -2147,7 +2144,7 @@ ATD_FN void atd_work(void)
 			continue;
 		next = to;
 		atd_set_timer(ATD_PATIENCE);
-		/* The image may be in the midst of it. */
+		/* A range may have the image in its midst. */
 		atd_drop(from, to < image->from ? to : image->from);
 		atd_drop(from > image->to ? from : image->to, to);
 	}
@@ -2170,19 +2167,19 @@ static void atd_worker(void)
 }
 #endif
 
-/* The VMM is gone: first what others may be waiting for, then the rest. */
+/* The VMM is gone: release first what others may be waiting for, then the rest. */
 ATD_FN void atd_let_go(void)
 {
 	long slept = 0;
 	int i;
 
-	/* Whoever else runs on this memory, such as a child of vfork that has yet to
-	 * call execve, would not survive it.  Only a helper of one thread can ask. */
+	/* Another process on this memory would crash, such as a vfork child that has not
+	 * called execve yet.  Only a helper of one thread can ask whether there is one. */
 	if (!atd_told() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
 	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
 		return;
 	atd_set_timer(ATD_PATIENCE);
-	if (!atd_release())	/* the kept ones would close too early */
+	if (!atd_release())	/* then the kept ones may not close before the exit */
 		atd_shared.next_kept = ATD_KEPT;
 	if (atd_shared.ready > 0)
 		atd_call(__NR_close, atd_shared.pipe[1]);
@@ -2190,8 +2187,8 @@ ATD_FN void atd_let_go(void)
 	while (__atomic_load_n(&atd_shared.done, __ATOMIC_ACQUIRE) < atd_shared.ready &&
 	       atd_nap(&slept, 60 * ATD_S) > 0)
 		;
-	/* A shared file's memory is freed with its last mapping; and what exit
-	 * unmaps lets go of its file only after the descriptors have closed. */
+	/* Unmap the RAM as well: a shared file's pages go with its last mapping, and what
+	 * exit unmaps lets go of its file only after the descriptors have closed. */
 	for (i = 0; i < ATD_RANGES; i++)
 		atd_shared.area[i].to = 0;
 	atd_release();
@@ -2209,7 +2206,7 @@ static void atd_main(void)
 		atd_let_go();
 	}
 	atd_call(__NR_exit_group, 0);	/* closes the last kept descriptor */
-	__builtin_trap();	/* a filter of the VMM's refuses even that */
+	__builtin_trap();	/* a filter of the VMM's refuses exit_group */
 }
 
 #ifdef __clang__
