@@ -458,6 +458,7 @@ extern "C" {
 #endif
 #endif
 #define ATD_FN static __attribute__((ATD_BARE))
+#define ATD_OUT static __attribute__((noinline, ATD_BARE))	/* out of line: smaller */
 
 /*
  * For the public functions that make system calls: to their callers they have to be
@@ -961,13 +962,13 @@ ATD_FN long atd_arg(const volatile void *p)
 }
 
 /* A call of one argument, or none. */
-ATD_FN __attribute__((noinline)) long atd_call(long nr, long a)
+ATD_OUT long atd_call(long nr, long a)
 {
 	return atd_syscall(nr, a, 0, 0, 0, 0);
 }
 
 /* The raw call, which also blocks the signals that libc keeps for itself. */
-ATD_FN __attribute__((noinline)) long atd_sigmask(long how, const struct atd_sigset *set, long old)
+ATD_OUT long atd_sigmask(long how, const struct atd_sigset *set, long old)
 {
 	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), old, ATD_SIGSET_BYTES, 0);
 }
@@ -981,22 +982,22 @@ ATD_FN void atd_fill(struct atd_sigset *set, unsigned long bits)
 		set->bits[i] = bits;
 }
 
-ATD_FN __attribute__((noinline)) long atd_prctl(long option, long arg, long arg2)
+ATD_OUT long atd_prctl(long option, long arg, long arg2)
 {
 	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
 }
 
-ATD_FN __attribute__((noinline)) long atd_kill(long pid, long sig)
+ATD_OUT long atd_kill(long pid, long sig)
 {
 	return atd_syscall(__NR_kill, pid, sig, 0, 0, 0);
 }
 
-ATD_FN __attribute__((noinline)) long atd_madvise(unsigned long from, unsigned long size, long advice)
+ATD_OUT long atd_madvise(unsigned long from, unsigned long size, long advice)
 {
 	return atd_syscall(__NR_madvise, (long)from, (long)size, advice, 0, 0);
 }
 
-ATD_FN __attribute__((noinline)) long atd_munmap(unsigned long from, unsigned long size)
+ATD_OUT long atd_munmap(unsigned long from, unsigned long size)
 {
 	return atd_syscall(__NR_munmap, (long)from, (long)size, 0, 0, 0);
 }
@@ -1014,7 +1015,7 @@ ATD_FN long atd_unshare_vm(void)
 
 /* ppoll, because poll is restarted by a call of its own after SIGSTOP and
  * SIGCONT, restart_syscall, which the filter would kill. */
-ATD_FN __attribute__((noinline)) long atd_ppoll(long fds, long n, long timeout)
+ATD_OUT long atd_ppoll(long fds, long n, long timeout)
 {
 	return atd_syscall(__NR_ppoll, fds, n, timeout, 0, 0);
 }
@@ -1039,7 +1040,7 @@ ATD_FN int atd_await(int fd)
  * Returns 0 when limit microseconds have been slept: no wait is without an end.
  */
 enum { ATD_MS = 1000, ATD_S = 1000000 };
-ATD_FN __attribute__((noinline)) long atd_nap(long *slept, long limit)
+ATD_OUT long atd_nap(long *slept, long limit)
 {
 	struct atd_timespec t;
 	long us = 20 + *slept / 16, ret;
@@ -1366,7 +1367,7 @@ ATD_FN long atd_start_helper(void)
 	return (atd_shared.status & 0x7f) == ATD_SIGSYS ? -EPERM : -ECANCELED;
 }
 
-static __attribute__((noreturn, noinline, ATD_BARE)) void atd_starter(void)
+ATD_OUT __attribute__((noreturn)) void atd_starter(void)
 {
 	atd_shared.result = (int)atd_start_helper();
 	for (;;)
@@ -1379,7 +1380,7 @@ static __attribute__((noreturn, noinline, ATD_BARE)) void atd_starter(void)
  * And it dies with the thread that has cloned it: a VMM may be killed while a SIGSTOP keeps
  * the process from noticing.
  */
-ATD_FN __attribute__((noinline)) long atd_first_steps(void)
+ATD_OUT long atd_first_steps(void)
 {
 	struct atd_sigset all;
 	long ret;
@@ -1389,7 +1390,7 @@ ATD_FN __attribute__((noinline)) long atd_first_steps(void)
 	return ret < 0 ? ret : atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
 }
 
-static __attribute__((noreturn, noinline, ATD_BARE)) void atd_try_exit(void)
+ATD_OUT __attribute__((noreturn)) void atd_try_exit(void)
 {
 	atd_first_steps();
 	atd_call(__NR_exit, 0);
@@ -1564,7 +1565,7 @@ ATD_FN long atd_install_filter(void)
 }
 
 /* The lowest kept descriptor that is not below fd; or -1. */
-ATD_FN __attribute__((noinline)) long atd_next_kept(long fd)
+ATD_OUT long atd_next_kept(long fd)
 {
 	long next = -1;
 	int i;
@@ -1665,7 +1666,7 @@ ATD_FN long atd_set_name(int pid)
  * may not signal the helper.  So the signal proves nothing, and only shortens the wait.
  * With a zero timeout this tries whether the call is permitted.
  */
-ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
+ATD_OUT long atd_wait_signal(long ns)
 {
 	struct atd_sigset set;
 	struct atd_timespec t;
@@ -1688,7 +1689,7 @@ ATD_FN __attribute__((noinline)) long atd_wait_signal(long ns)
 #ifndef ATD_PATIENCE	/* for a test */
 #define ATD_PATIENCE 3600
 #endif
-ATD_FN __attribute__((noinline)) long atd_set_timer(long seconds)
+ATD_OUT long atd_set_timer(long seconds)
 {
 	struct atd_itimerspec t;
 
@@ -1698,7 +1699,7 @@ ATD_FN __attribute__((noinline)) long atd_set_timer(long seconds)
 }
 
 /* Is there something to release? */
-ATD_FN __attribute__((noinline)) int atd_told(void)
+ATD_OUT int atd_told(void)
 {
 	int i = 0, told = atd_shared.kept.n;
 
@@ -1708,7 +1709,7 @@ ATD_FN __attribute__((noinline)) int atd_told(void)
 }
 
 /* Finds what the release needs: the page size, and a timer.  0 without. */
-ATD_FN __attribute__((noinline)) int atd_prepare(void)
+ATD_OUT int atd_prepare(void)
 {
 	struct atd_sigevent *const event = &atd_shared.scratch.event;
 
@@ -1729,8 +1730,8 @@ ATD_FN __attribute__((noinline)) int atd_prepare(void)
 /*
  * Makes each call of the release once, so that it changes nothing.  If a filter of the VMM's
  * kills a thread for one of them, that thread now is the whole helper, and start says so.
- * Later the other threads would stay.  Under a filter that was told of nothing yet, which
- * need not allow these calls, there is no rehearsal, and then there are no other threads.
+ * Later the other threads would stay.  If there is a filter and nothing has been told yet,
+ * the filter need not allow these calls: then there is no rehearsal, and no other thread.
  */
 ATD_FN void atd_rehearse(int vmm)
 {
@@ -1810,7 +1811,7 @@ ATD_FN long atd_drop_caps(void)
 }
 
 #if ASYNC_TEARDOWN_THREADS > 1
-static __attribute__((noreturn, noinline, ATD_BARE)) void atd_worker(void);
+ATD_OUT __attribute__((noreturn)) void atd_worker(void);
 
 /* The other threads, which help with all but the release.  They sleep on a pipe whose
  * writing end the first thread closes when their work begins. */
@@ -2078,7 +2079,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 }
 
 /* The lowest area that reaches beyond from; or end. */
-ATD_FN __attribute__((noinline)) const struct atd_area *atd_lowest(unsigned long from, const struct atd_area *end)
+ATD_OUT const struct atd_area *atd_lowest(unsigned long from, const struct atd_area *end)
 {
 	const struct atd_area *a, *lowest = end;
 
@@ -2104,7 +2105,7 @@ ATD_FN int atd_release(void)
 	return 1;
 }
 
-ATD_FN __attribute__((noinline)) void atd_drop(unsigned long from, unsigned long to)
+ATD_OUT void atd_drop(unsigned long from, unsigned long to)
 {
 	if (from < to && atd_madvise(from, to - from, ATD_MADV_DONTNEED) == -EINVAL)
 		/* mlocked: since Linux 5.18 */
@@ -2124,7 +2125,8 @@ ATD_FN void atd_work(void)
 	unsigned long next, from, to;
 	int i, share;
 
-	while ((i = __atomic_fetch_add(&atd_shared.next_kept, 1, __ATOMIC_RELAXED)) < atd_shared.kept.n - 1) {
+	while ((i = __atomic_fetch_add(&atd_shared.next_kept, 1, __ATOMIC_RELAXED)) <
+	       atd_shared.kept.n - 1) {
 		atd_set_timer(ATD_PATIENCE);
 		atd_call(__NR_close, atd_shared.kept.fd[i]);
 	}
@@ -2220,6 +2222,7 @@ static void atd_main(void)
 #undef ATD_BARE
 #undef ATD_BARE_MORE
 #undef ATD_FN
+#undef ATD_OUT
 #undef ATD_OPAQUE
 #undef ATD_EM
 #undef ATD_V0_V31
