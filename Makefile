@@ -6,7 +6,6 @@ CFLAGS = -O2 -g
 PREFIX = /usr/local
 WARN = -Wall -Wextra
 BUILD = build
-THREADS = 2
 
 all: build-demo
 
@@ -17,11 +16,9 @@ demo: build-demo
 test check: build-contain build-demo build-deny build-scenarios
 	exec env CC='$(CC)' BUILD='$(BUILD)' sh test/run.sh
 
-# The benchmark compares a helper of one thread and one of several.
 bench:
 	@mkdir -p '$(BUILD)' && echo '*' >'$(BUILD)/.gitignore'
-	$(CC) $(WARN) $(CPPFLAGS) $(CFLAGS) -DASYNC_TEARDOWN_THREADS=$(THREADS) -c -o '$(BUILD)/bench_threads.o' test/bench.c
-	$(CC) $(WARN) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o '$(BUILD)/bench' test/bench.c '$(BUILD)/bench_threads.o' -pthread -lm $(LDLIBS)
+	$(CC) $(WARN) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o '$(BUILD)/bench' test/bench.c -pthread -lm $(LDLIBS)
 	'$(BUILD)/bench' -o '$(BUILD)/bench.csv' -s '$(BUILD)/bench.svg' $(BENCHFLAGS)
 	$(CC) -x c -Os -DASYNC_TEARDOWN_IMPLEMENTATION -c -o '$(BUILD)/size.o' async_teardown.h
 	size '$(BUILD)/size.o'

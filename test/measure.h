@@ -119,13 +119,18 @@ static long free_mib(void)
  *           its other end sees the end of file.  The kernel closes the files of an
  *           io_uring's requests one to two timer ticks late (delayed_fput), 4 to 8 ms
  *           at 250 Hz, however the process ends.
+ * And
+ *   PIPE    the writing end of a pipe, which the process can have its helper keep; its
+ *           reader sees the end of file when the helper closes it
  */
-enum kind { LOCK, SOCKET };
+enum kind { LOCK, SOCKET, PIPE };
 struct resource {
 	enum kind kind;
 	int here, there;	/* descriptors of the supervisor and the process */
 	pthread_t watcher;
 	double free_ms;		/* when it was free */
+	const struct resource *lock;	/* that has to be free by then; or NULL */
+	int too_early;		/* but was not */
 };
 
 /* -1 if that cannot be had. */
@@ -135,10 +140,14 @@ static int resource_make(struct resource *r, enum kind kind)
 	struct ring_params p = { 0 };
 	int fds[2], ring;
 
+	memset(r, 0, sizeof(*r));
 	r->kind = kind;
 	if (kind == SOCKET) {
 		ring = ring_open(&p);
 		if (ring < 0 || close(ring) || socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
+			return -1;
+	} else if (kind == PIPE) {
+		if (pipe(fds))
 			return -1;
 	} else {
 		fds[0] = mkstemp(path);
@@ -154,6 +163,8 @@ static int resource_make(struct resource *r, enum kind kind)
 static int resource_hold(const struct resource *r)
 {
 	close(r->here);
+	if (r->kind == PIPE)
+		return 0;
 	if (r->kind == SOCKET)
 		return ring_poll(r->there);
 	if (flock(r->there, LOCK_EX) ||
@@ -167,9 +178,10 @@ static void *resource_watcher(void *arg)
 	struct resource *r = arg;
 	char c;
 
-	while ((r->kind == SOCKET ? (int)read(r->here, &c, 1) : flock(r->here, LOCK_EX)) < 0)
+	while ((r->kind == LOCK ? flock(r->here, LOCK_EX) : (int)read(r->here, &c, 1)) < 0)
 		;
 	r->free_ms = now_ms();
+	r->too_early = r->lock && flock(r->lock->here, LOCK_EX | LOCK_NB) != 0;
 	return NULL;
 }
 
