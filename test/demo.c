@@ -5,7 +5,7 @@
  * the first is for more than one thread, and what start_helper() does.
  */
 #define _GNU_SOURCE
-#define ASYNC_TEARDOWN_THREADS 2	/* free the RAM, when async_teardown_ram says where it is */
+#define ASYNC_TEARDOWN_THREADS 8	/* at most; they sleep until there is RAM to free */
 #define ASYNC_TEARDOWN_IMPLEMENTATION
 #include "../async_teardown.h"
 
@@ -26,7 +26,8 @@ static const char usage[] =
 	"\n"
 	"Fills memory, kills itself, and shows when its parent's wait returned, when a\n"
 	"resource was free that it had held by a mapping, and when the memory was back:\n"
-	"plainly, with async_teardown_start(), and with async_teardown_ram() as well.\n"
+	"plainly, with async_teardown_start(), and with async_teardown_ram() as well; then\n"
+	"also when a pipe's end told that the devices were free.\n"
 	"  -m MiB  how much memory; default: half of what is free, 8192 at most, and no\n"
 	"          more than can be filled in 10 seconds\n"
 	"  -c      be just the process with the memory: print vmm=PID helper=PID, wait\n"
@@ -46,13 +47,24 @@ static long *filled;		/* MiB; a page that is shared with the process */
 
 /* --- the process with the memory --------------------------------------- */
 
-/* What a VMM does.  Returns the helper's PID, or 0. */
-static int start_helper(void *ram, size_t size, int with_ram)
+/*
+ * What a VMM does.  Returns the helper's PID, or 0.
+ *
+ * first and last are the writing ends of two pipes of the supervisor's, or -1.  When
+ * the VMM is dead, the helper closes the first one when the devices are free, and the
+ * last one when all is back; the supervisor reads the ends of file.
+ */
+static int start_helper(void *ram, size_t size, int with_ram, int first, int last)
 {
+	const int kept[] = { first, last };
 	int helper;
 
-	if (with_ram)
+	if (with_ram) {
 		async_teardown_ram(ram, size);
+		async_teardown_threads((int)sysconf(_SC_NPROCESSORS_ONLN));
+	}
+	if (first >= 0)
+		async_teardown_keep(kept, 2);
 	helper = async_teardown_start();
 	if (helper < 0) {	/* warn, and go on: it will die as slowly as before */
 		fprintf(stderr, "demo: no asynchronous teardown: %s\n", strerror(-helper));
@@ -80,15 +92,18 @@ static void fill(char *block, long mib, double seconds)
 	*filled = end;
 }
 
-/* Does not return. */
-static void child(const struct options *o, const struct resource *resource, FILE *report)
+/* What the process holds for the supervisor to watch. */
+struct held { struct resource device, first, last; };
+
+/* Does not return.  held: NULL without a supervisor. */
+static void child(const struct options *o, const struct held *held, FILE *report)
 {
 	const size_t size = (size_t)o->mib << 20;
 	int helper = 0;
 	char *ram;
 
 	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);	/* 4 KiB pages, the slow case */
-	if (resource && resource_hold(resource)) {
+	if (held && (resource_hold(&held->device) || resource_hold(&held->first) || resource_hold(&held->last))) {
 		perror("demo: cannot lock a file");
 		exit(1);
 	}
@@ -99,7 +114,8 @@ static void child(const struct options *o, const struct resource *resource, FILE
 	}
 	fill(ram, o->mib, o->seconds);
 	if (!o->plain)
-		helper = start_helper(ram, size, o->ram);
+		helper = start_helper(ram, size, o->ram, held && o->ram ? held->first.there : -1,
+			held && o->ram ? held->last.there : -1);
 
 	fprintf(report, "vmm=%d helper=%d\n", (int)getpid(), helper);
 	fflush(report);
@@ -117,11 +133,11 @@ static void child(const struct options *o, const struct resource *resource, FILE
 static struct way {
 	const char *name;
 	int plain, ram;
-	double reaped, free, back;	/* ms since the kill */
+	double reaped, sign, free, back;	/* ms since the kill */
 } ways[] = {
-	{ "plain", 1, 0, 0, 0, 0 },
-	{ "async_teardown_start()", 0, 0, 0, 0, 0 },
-	{ "and async_teardown_ram()", 0, 1, 0, 0, 0 },
+	{ "plain", 1, 0, 0, 0, 0, 0 },
+	{ "async_teardown_start()", 0, 0, 0, 0, 0, 0 },
+	{ "and async_teardown_ram()", 0, 1, 0, 0, 0, 0 },
 };
 enum { WAYS = sizeof(ways) / sizeof(ways[0]) };
 
@@ -129,9 +145,9 @@ enum { WAYS = sizeof(ways) / sizeof(ways[0]) };
 static const char *measure(struct way *w, struct options o)
 {
 	const long before = meminfo_mib("MemAvailable");
-	struct resource resource;
+	struct held held;
 	int report[2], hold[2], vmm, helper;
-	double killed, gone;
+	double killed, gone, last;
 	char line[64];
 	FILE *f;
 	pid_t pid;
@@ -139,7 +155,8 @@ static const char *measure(struct way *w, struct options o)
 	o.plain = w->plain;
 	o.ram = w->ram;
 	fflush(stdout);
-	if ((resource_make(&resource, SOCKET) && resource_make(&resource, LOCK)) ||
+	if ((resource_make(&held.device, SOCKET) && resource_make(&held.device, LOCK)) ||
+	    resource_make(&held.first, PIPE) || resource_make(&held.last, PIPE) ||
 	    pipe(report) || pipe(hold) || (pid = fork()) < 0) {
 		perror("demo");
 		return NULL;
@@ -148,13 +165,14 @@ static const char *measure(struct way *w, struct options o)
 		dup2(hold[0], 0);	/* has no end while this supervisor lives */
 		close(hold[1]);
 		close(report[0]);
-		child(&o, &resource, fdopen(report[1], "w"));
+		child(&o, &held, fdopen(report[1], "w"));
 	}
 	close(report[1]);
 	close(hold[0]);
 	f = fdopen(report[0], "r");
 	if (!f || !fgets(line, sizeof(line), f) ||
-	    sscanf(line, "vmm=%d helper=%d", &vmm, &helper) != 2 || resource_watch(&resource)) {
+	    sscanf(line, "vmm=%d helper=%d", &vmm, &helper) != 2 || resource_watch(&held.device) ||
+	    resource_watch(&held.first) || resource_watch(&held.last)) {
 		fputs("demo: the process with the memory has failed\n", stderr);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
@@ -163,17 +181,22 @@ static const char *measure(struct way *w, struct options o)
 	fclose(f);
 	usleep(100000);		/* all is asleep by then */
 
+	alarm(600);		/* no wait is without an end */
 	killed = now_ms();
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	w->reaped = now_ms() - killed;
 
 	/* The helper is our child now, for we are the subreaper. */
-	alarm(600);
 	while (waitpid(-1, NULL, __WALL) > 0)
 		;
-	gone = w->back = now_ms() - killed;
-	w->free = resource_wait(&resource) - killed;
+	gone = now_ms() - killed;
+	w->free = resource_wait(&held.device) - killed;
+	w->sign = resource_wait(&held.first) - killed;
+	last = resource_wait(&held.last) - killed;
+	if (w->ram)	/* tells the same to those who are not the helper's parent */
+		gone = last;
+	w->back = gone;
 	alarm(0);
 	while (meminfo_mib("MemAvailable") < before - *filled / 10 - 64) {	/* others come and go */
 		if (now_ms() - killed > gone + 1000) {	/* others have it by now */
@@ -184,7 +207,7 @@ static const char *measure(struct way *w, struct options o)
 		w->back = now_ms() - killed;
 	}
 	close(hold[1]);
-	return resource.kind == SOCKET ? "socket free" : "lock free";
+	return held.device.kind == SOCKET ? "socket free" : "lock free";
 }
 
 static void row(const char *who, const char *what, double ms, double longest)
@@ -192,7 +215,7 @@ static void row(const char *who, const char *what, double ms, double longest)
 	const int width = 40;
 	int n = (int)(ms / longest * width + 0.5);
 
-	printf("  %-24s  %-12s %8.1f ms  %.*s\n", who, what, ms, n > 0 ? n : 1,
+	printf("  %-24s  %-14s %8.1f ms  %.*s\n", who, what, ms, n > 0 ? n : 1,
 		n > 0 ? "########################################" : "|");
 }
 
@@ -217,10 +240,15 @@ static int compare(struct options o)
 	printf("\nA process with %ld MiB of memory, in 4 KiB pages, was killed.\n\n", o.mib);
 	for (w = ways; w < ways + WAYS; w++) {
 		row(w->name, "wait returns", w->reaped, longest);
+		if (w->ram)
+			row("", "devices free *", w->sign, longest);
 		row("", held, w->free, longest);
 		row("", "memory back", w->back, longest);
 	}
-	printf("\nThe %s\n", held[0] == 's' ? "socket was polled by an io_uring of the process." :
+	printf("\n* The end of file on the pipe that the helper keeps first: the supervisor can start\n"
+		"  the next VM, if there is room for both.\n");
+	printf("The %s\n", held[0] == 's' ? "socket was polled by an io_uring of the process.  The kernel closes "
+		"what is in one\nsome milliseconds late, however the process ends." :
 		"lock was on a file that the process had mapped.");
 	return 0;
 }
