@@ -17,7 +17,7 @@
  */
 #define _GNU_SOURCE
 #define ASYNC_TEARDOWN_IMPLEMENTATION
-#define ASYNC_TEARDOWN_THREADS 256	/* each case says how many of them it uses */
+#define ASYNC_TEARDOWN_THREADS 256	/* the most; each case says how many of them it uses */
 
 #include <dirent.h>
 #include <errno.h>
@@ -44,9 +44,13 @@ static const char *const variant_name[] = {
  * helper is not told.  IN_FILE, IN_FILES: behind one descriptor or two, which the helper
  * keeps, and not mapped.
  */
-enum memory { SMALL, HUGE, SHARED, HUGETLB, UNTOLD, IN_FILE, IN_FILES };
+enum memory { SMALL, HUGE_PAGES, SHARED, HUGETLB, UNTOLD, IN_FILE, IN_FILES };
 static const char *const memory_name[] = { "4K", "huge", "shared", "hugetlb", "untold", "memfd", "2 memfds" };
 enum { UNTOLD_MIB = 256, HUGETLB_MIB = 2048 };
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 enum { MAX_CASES = 96, MAX_ROUNDS = 1000 };
 
@@ -124,31 +128,38 @@ static int naive_start(void)
 	return clone(naive_helper, stack + sizeof(stack), CLONE_VM, NULL);
 }
 
-/* --- unmapping in parallel, on SIGTERM ------------------------------------ */
+/* --- all CPUs at once: to fill, and to unmap on SIGTERM, for comparison ------- */
 
 static char *block;
 static size_t block_size;
-static int unmappers;
+static int cpus, parts, advice;
 
-static void *unmap_part(void *arg)
+static void *advise_part(void *arg)
 {
-	size_t part = block_size / (size_t)unmappers & ~(size_t)0x1fffff;
-	size_t i = (size_t)arg;
-	size_t end = (int)i == unmappers - 1 ? block_size : (i + 1) * part;
+	const size_t part = block_size / (size_t)parts & ~(size_t)0x1fffff;
+	const size_t from = (size_t)arg * part;
+	const size_t to = (int)(size_t)arg == parts - 1 ? block_size : from + part;
 
-	madvise(block + i * part, end - i * part, MADV_DONTNEED);
+	madvise(block + from, to - from, advice);
 	return NULL;
 }
 
-static void unmap_and_exit(void)
+static void advise(int what)
 {
 	pthread_t t[64];
 	int i;
 
-	for (i = 0; i < unmappers; i++)
-		pthread_create(&t[i], NULL, unmap_part, (void *)(size_t)i);
-	for (i = 0; i < unmappers; i++)
+	advice = what;
+	for (i = 0; i < parts; i++)
+		if (pthread_create(&t[i], NULL, advise_part, (void *)(size_t)i))
+			die("pthread_create");
+	for (i = 0; i < parts; i++)
 		pthread_join(t[i], NULL);
+}
+
+static void unmap_and_exit(void)
+{
+	advise(MADV_DONTNEED);
 	_exit(0);
 }
 
@@ -174,26 +185,27 @@ static void *idle_thread(void *arg)
 	return NULL;
 }
 
-static char *fill(size_t size, enum memory memory)
+/* Makes the block, and touches all of it. */
+static void fill(size_t size, enum memory memory)
 {
 	int fd = memory == SHARED ? memfd_create("bench", 0) : -1;
 	int flags = memory == SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS |
 		(memory == HUGETLB ? MAP_HUGETLB : MAP_NORESERVE);
-	char *start;
 	size_t i;
 
 	if (fd >= 0 && ftruncate(fd, (off_t)size))
 		die("memfd");
-	start = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-	if (start == MAP_FAILED)
+	block_size = size;
+	block = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+	if (block == MAP_FAILED)
 		die("mmap");
 	close(fd);
-	if (memory == HUGE)
-		madvise(start, size, MADV_HUGEPAGE);
-	madvise(start, size, MADV_POPULATE_WRITE);	/* sooner than page by page; since Linux 5.14 */
+	if (memory == HUGE_PAGES)
+		madvise(block, size, MADV_HUGEPAGE);
+	if (size > 64 << 20)	/* in less time; since Linux 5.14 */
+		advise(MADV_POPULATE_WRITE);
 	for (i = 0; i < size; i += 4096)
-		start[i] = 1;
-	return start;
+		block[i] = 1;
 }
 
 /* Percent of so many bytes that are in huge pages; 100 where that is not known. */
@@ -235,7 +247,7 @@ static void process(const struct key *k, const struct resource held[MOMENTS], in
 	sigset_t term;
 	pthread_t t;
 
-	prctl(PR_SET_THP_DISABLE, k->memory != HUGE, 0, 0, 0);
+	prctl(PR_SET_THP_DISABLE, k->memory != HUGE_PAGES, 0, 0, 0);
 	for (sig = AT_LOCK; sig <= AT_SIGN; sig++)
 		if (held[sig].there && resource_hold(&held[sig]))
 			die("lock, or io_uring");
@@ -261,9 +273,8 @@ static void process(const struct key *k, const struct resource held[MOMENTS], in
 	async_teardown_keep(kept, n);
 	if (k->memory == UNTOLD)
 		fill((size_t)UNTOLD_MIB << 20, SMALL);
-	block_size = files || !size ? 4096 : size;
-	block = fill(block_size, files ? SMALL : (enum memory)k->memory);
-	if (k->memory == HUGE)
+	fill(files || !size ? 4096 : size, files ? SMALL : (enum memory)k->memory);
+	if (k->memory == HUGE_PAGES)
 		r.huge = in_huge_pages(size);
 	if (k->variant == FALLBACK)
 		refuse_pidfd();
@@ -350,7 +361,6 @@ static double reap_helper(pid_t helper, unsigned seconds)
 		(double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) / 1e3;
 }
 
-static int cpus;
 static pid_t spinners[256];
 
 /* Keeps every CPU busy, or no longer. */
@@ -900,10 +910,10 @@ static void figures(void)
 	back("4 GiB, 2 threads", ram, .6);
 	back("1 GiB, 8 threads", CASE(RAM, 8, 1024), 1.1);
 	back("1 GiB, 64 threads", CASE(RAM, 64, 1024), 1.1);
-	back("2 MiB pages, 4 GiB, 1 thread", CASE(RAM, 1, 4096, .memory = HUGE), 0);
-	back("2 MiB pages, 4 GiB, 2 threads", CASE(RAM, 2, 4096, .memory = HUGE), .8);
-	back("2 MiB pages, 4 GiB, 64 threads", CASE(RAM, 64, 4096, .memory = HUGE), 1.1);
-	back("2 MiB pages, 4 GiB, 2 threads, every CPU busy", CASE(RAM, 2, 4096, .memory = HUGE, .busy = 1), 1.1);
+	back("2 MiB pages, 4 GiB, 1 thread", CASE(RAM, 1, 4096, .memory = HUGE_PAGES), 0);
+	back("2 MiB pages, 4 GiB, 2 threads", CASE(RAM, 2, 4096, .memory = HUGE_PAGES), .8);
+	back("2 MiB pages, 4 GiB, 64 threads", CASE(RAM, 64, 4096, .memory = HUGE_PAGES), 1.1);
+	back("2 MiB pages, 4 GiB, 2 threads, every CPU busy", CASE(RAM, 2, 4096, .memory = HUGE_PAGES, .busy = 1), 1.1);
 	back("shared (memfd), 1 GiB, 1 thread", CASE(RAM, 1, 1024, .memory = SHARED), 1.1);
 	back("shared (memfd), 1 GiB, 2 threads", CASE(RAM, 2, 1024, .memory = SHARED), 1.1);
 	back("shared (memfd), 1 GiB, 64 threads", CASE(RAM, 64, 1024, .memory = SHARED), 1.1);
@@ -931,7 +941,7 @@ static void more_cases(void)
 		get(CASE(variant, helpers, 512, .idle = 3));
 		get(CASE(variant, helpers, 512, .busy = 1));
 		if (variant <= RAM)
-			get(CASE(variant, helpers, 1024, .memory = HUGE));
+			get(CASE(variant, helpers, 1024, .memory = HUGE_PAGES));
 		else
 			get(CASE(variant, helpers, 1024));
 	}
@@ -1034,14 +1044,14 @@ int main(int argc, char **argv)
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	supervisor = getpid();
 	cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
-	unmappers = cpus < 64 ? cpus : 64;
+	parts = cpus < 64 ? cpus : 64;
 	uname(&u);
 	u.release[strcspn(u.release, "-")] = 0;	/* without the builder's suffix */
 	snprintf(machine, sizeof(machine), "Linux %.64s, %.32s, %d CPUs, %ld MiB of memory",
 		u.release, u.machine, cpus, meminfo_mib("MemTotal"));
 	printf("%s\n", machine);
 	if (largest < HUGETLB_MIB || largest + HUGETLB_MIB > room / 10 * 9 || !enlarge_pool(HUGETLB_MIB / 2))
-		printf("no hugetlb: not root, or not enough memory\n");
+		printf("no hugetlb: for want of root, or of memory\n");
 
 	adding = 1;
 	more_cases();
