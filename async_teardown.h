@@ -44,7 +44,8 @@
  *   - A mapping that nobody has told of is unmapped with the devices.  If it is large,
  *     they are free only after its memory.  Tell of all large mappings.
  *   - The close of a kept descriptor can block: a socket with SO_LINGER, a file on FUSE or
- *     NFS.  Do not keep one.  It holds up one thread, and nothing times it out.
+ *     NFS.  Do not keep one.  It holds up one thread (if given first, all of them), and
+ *     nothing times it out.
  *   - In a container, the helper does not make the container itself stop faster: when its
  *     PID 1 exits, the kernel kills all other processes there and waits for them.  PID 1
  *     cannot have a helper (-EOPNOTSUPP).
@@ -79,10 +80,11 @@
  *     helper         ..... sleeps ....|=| first sign: devices, sockets, KVM, locks are free
  *       its threads  ..... sleep ......|== RAM is freed ==x last sign: all is back
  *
- *     It unmaps everything but the RAM and the program or library that it runs in.  Then
- *     its threads take from one list of work: the kept descriptors but the last, in the
- *     order given, then the RAM (MADV_DONTNEED, in parallel).  Then the helper exits, and
- *     that closes the last kept descriptor.
+ *     It unmaps everything but the RAM and the program or library that it runs in, and
+ *     closes the first kept descriptor.  Then its threads take from one list of work: the
+ *     further kept descriptors but the last, in the order given, then the RAM
+ *     (MADV_DONTNEED, in parallel).  Then the helper exits, and that closes the last kept
+ *     descriptor.
  *
  *     Without async_teardown_ram and async_teardown_keep there is one step: the helper
  *     exits, and the kernel frees everything as in the VMM's own exit, devices last.
@@ -100,7 +102,7 @@
  *                             registered files and those of requests in flight (with
  *                             NO_MMAP these go with wait; with SQPOLL those of requests
  *                             do), locks and files of mappings
- *     the first sign          the first kept descriptor closes, if more than one is kept
+ *     the first sign          the first kept descriptor closes, if several are kept
  *     then                    the other kept descriptors and the RAM.  A guest_memfd holds
  *                             its VM: KVM's guest is gone when the last of them is closed
  *     when the helper exits   native AIO's files, namespaces, the executable (ETXTBSY until
@@ -376,10 +378,12 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * replaces what was named before; with n 0 nothing is kept.  The helper then frees the
  * memory behind them, not the VMM's exit.
  *
- * When the VMM is gone and the devices are free, the helper's threads close them in the
- * order given, each the next one, and then free the RAM.  The last one is closed by the
- * helper's exit, when all else is free.  A helper that is killed, or that releases nothing
- * early, closes all of them in its exit, after the memory and before mapped files.
+ * When the VMM is gone and the devices are free, the helper closes the first one, before all
+ * else: give a pipe, or something else that closes at once.  Then its threads close the
+ * others in the order given, each the next one, and then free the RAM.  The last one is
+ * closed by the helper's exit, when all else is free.  A helper that is killed, or that
+ * releases nothing early, closes all of them in its exit, after the memory and before
+ * mapped files.
  *
  * A descriptor of later can be kept as well: send it (SCM_RIGHTS, unix(7)) to a socket that
  * is kept and never read.
@@ -1118,7 +1122,7 @@ static struct {
 	/* Between its threads. */
 	int pipe[2];		/* the others sleep on it until their work begins */
 	int ready, done;	/* how many of them are under their filter; have finished */
-	int next_kept;		/* of the work: first the kept descriptors, */
+	int taken;		/* of the work: so many kept descriptors after the first, */
 	unsigned long next_ram;	/* then the RAM from here on */
 
 	/* For the helper, from start. */
@@ -2113,8 +2117,8 @@ ATD_OUT void atd_drop(unsigned long from, unsigned long to)
 }
 
 /*
- * The list of work, from which all threads take: first the kept descriptors but the last,
- * in the order given; then the RAM, from the lowest address up.  A thread takes a part of
+ * The list of work, from which all threads take: the kept descriptors but the first and the
+ * last, in the order given; then the RAM, from the lowest address up.  A thread takes a part of
  * what is left of a range: so the calls are few, and all threads finish at the same time.
  * A part ends at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
  * mmap_lock for reading, so the threads do not exclude each other, as in munmap or exit.
@@ -2125,7 +2129,7 @@ ATD_FN void atd_work(void)
 	unsigned long next, from, to;
 	int i, share;
 
-	while ((i = __atomic_fetch_add(&atd_shared.next_kept, 1, __ATOMIC_RELAXED)) <
+	while ((i = __atomic_add_fetch(&atd_shared.taken, 1, __ATOMIC_RELAXED)) <
 	       atd_shared.kept.n - 1) {
 		atd_set_timer(ATD_PATIENCE);
 		atd_call(__NR_close, atd_shared.kept.fd[i]);
@@ -2181,8 +2185,10 @@ ATD_FN void atd_let_go(void)
 	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
 		return;
 	atd_set_timer(ATD_PATIENCE);
-	if (!atd_release())	/* then the kept ones may not close before the exit */
-		atd_shared.next_kept = ATD_KEPT;
+	if (!atd_release())
+		atd_shared.kept.n = 0;	/* then none may close before the exit */
+	if (atd_shared.kept.n > 1)	/* the first sign */
+		atd_call(__NR_close, atd_shared.kept.fd[0]);
 	if (atd_shared.ready > 0)
 		atd_call(__NR_close, atd_shared.pipe[1]);
 	atd_work();
@@ -2194,7 +2200,6 @@ ATD_FN void atd_let_go(void)
 	for (i = 0; i < ATD_RANGES; i++)
 		atd_shared.area[i].to = 0;
 	atd_release();
-	atd_set_timer(0);
 }
 
 static void atd_main(void)

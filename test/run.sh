@@ -361,7 +361,7 @@ section_demo() {
 
 	report 'demo: three runs, a table' "$(
 		"$BUILD/demo" -m 64 >"$tmp/out" 2>"$tmp/err" </dev/null || echo "status $?"
-		[ "$(grep -c ' ms ' "$tmp/out")" = 9 ] || echo 'not nine results'
+		[ "$(grep -c ' ms ' "$tmp/out")" = 10 ] || echo 'not ten results'
 		[ ! -s "$tmp/err" ] || cat "$tmp/err"
 		echo "$the_end"
 	)"
