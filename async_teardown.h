@@ -98,10 +98,11 @@
  *
  *     after wait              what only descriptors hold: TAP, sockets, ports, locks, files
  *     next, with ram or keep  what is mapped and not RAM: VFIO regions, KVM's guest (unless
- *                             a guest_memfd holds it), packet rings, io_uring with the
- *                             registered files and those of requests in flight (with
- *                             NO_MMAP these go with wait; with SQPOLL those of requests
- *                             do), locks and files of mappings
+ *                             a guest_memfd holds it), packet rings, locks and files of
+ *                             mappings, io_uring.  A kernel worker closes the files and
+ *                             sockets of an io_uring a moment later, as after any exit:
+ *                             those registered, and those of requests in flight.  (With
+ *                             NO_MMAP both go with wait; with SQPOLL those of requests do)
  *     the first sign          the first kept descriptor closes, if several are kept
  *     then                    the other kept descriptors and the RAM.  A guest_memfd holds
  *                             its VM: KVM's guest is gone when the last of them is closed
@@ -113,12 +114,14 @@
  *
  *     To see the signs, keep the writing end of a pipe (O_CLOEXEC), given first or last.
  *     Any process that has the reading end gets an end of file.  The first sign says: the
- *     next VM may start, if there is room for both.  The last one says: all is back.  The
- *     helper's end says so too, if ram or keep was used: wait for it with a pidfd, or with
- *     tail --pid.  With start alone it does not: while a monitoring agent reads
- *     /proc/PID/smaps, memory and mapped locks stay for some 100 ms after the helper.
+ *     next VM may start, if there is room for both.  The last one says: all is back.  (What
+ *     an io_uring held may be a moment late for both: try again.)  The helper's end says so
+ *     too, if ram or keep was used: wait for it with a pidfd, or with tail --pid.  With start
+ *     alone it does not: while a monitoring agent reads /proc/PID/smaps, memory and mapped
+ *     locks stay for some 100 ms after the helper.
  *
- *     The helper can release nothing early, and all kept descriptors close in its exit,
+ *     The helper can release nothing early, and all kept descriptors close in its exit (so
+ *     the helper's end is the sign then),
  *       - where its calls are also on a shadow stack (x86 SHSTK, arm64 GCS); the threads
  *         free the RAM in parallel there all the same;
  *       - where a filter refuses munmap or timer_create, or the uid's RLIMIT_SIGPENDING is
@@ -158,23 +161,25 @@
  *     returns, the helper
  *
  *       - holds no descriptor but a pidfd of the VMM, a pipe for its threads, and what is
- *         kept, for which it has no call but close;
+ *         kept, for which it has no calls but close and ppoll;
  *       - has no capability in effect, has no_new_privs, and dumps no core (but to a socket
- *         in core_pattern, which asks for no limit);
+ *         in core_pattern, which asks for no limit; and to a program there if the hard
+ *         RLIMIT_CORE is 0 and cannot be raised);
  *       - runs under a seccomp filter (atd_filter below) that kills it for any call but
- *         ppoll, rt_sigtimedwait, getppid, munmap, close, timer_create, timer_settime,
- *         exit, exit_group; kill with signal 0; unshare(CLONE_VM), which only asks a
- *         question; and madvise to drop pages.
+ *         ppoll, rt_sigtimedwait, getppid, munmap, close, timer_settime, exit, exit_group;
+ *         timer_create with the monotonic clock; kill with signal 0; unshare(CLONE_VM),
+ *         which only asks a question; and madvise to drop pages.
  *
  *     It keeps the uid, the permitted capabilities, the namespaces and control groups of
  *     the moment of start, without a call to use them by.  On x86 it also keeps ioperm and
  *     iopl, which take no call: give those up before start.
  *
  *     What is left to the attacker: to ask which PIDs exist; to drop memory that is already
- *     his; to use up, by timers, the uid's RLIMIT_SIGPENDING; to have the helper stay when
- *     the VMM is dead, keep the memory and a CPU, and go on writing to memory that the VMM
- *     shared with others.  So have the supervisor kill the helper after a timeout, and
- *     trust no memory that was shared with the VMM until the helper is gone.
+ *     his; to use up, by timers, the uid's RLIMIT_SIGPENDING; to give the signs too early; to
+ *     have the helper stay when the VMM is dead, keep the memory and a CPU, and go on writing
+ *     to memory that the VMM shared with others.  So have the supervisor kill the helper
+ *     after a timeout, and trust no memory that was shared with the VMM until the helper is
+ *     gone.
  *
  *     The helper opens no new way to the VMM's memory: to trace it, or to open its
  *     /proc/PID/mem, takes what it took for the VMM when it called start.  For that, the
@@ -217,10 +222,11 @@
  *     then VM | FILES | CHILD_CLEARTID, and for each further thread VM | FS | FILES |
  *     SIGHAND | THREAD.
  *
- *     If the filter answers with an error, start returns it, or -EPERM, or does without:
- *     close_range, pidfd_open and chdir may be refused; also capget, where
- *     /proc/self/status can be read.  If the filter kills the helper for a call, start
- *     returns -EPERM.  If it kills for one of the VMM's own calls (but exit, which a
+ *     If the filter answers with an error, start returns it, or -EPERM (exit), or -ESRCH
+ *     (getppid), or does without: close_range, pidfd_open and chdir may be refused; also
+ *     capget, where /proc/self/status can be read.  If the filter kills the helper for a
+ *     call, start returns -EPERM; not for munmap, which is first called when the VMM is
+ *     gone.  If it kills for one of the VMM's own calls (but exit, which a
  *     process tries first), it kills the VMM.  A handler of SIGSYS (SECCOMP_RET_TRAP) may
  *     answer the VMM's calls, though not rt_sigprocmask: start returns -EPERM then.  The
  *     helper blocks SIGSYS, so a trap kills it.
@@ -306,11 +312,13 @@ extern "C" {
  *     -EACCES      a security module refuses a call; see POLICIES
  *     -EPERM       a seccomp filter refuses a call, kills the helper for one, or has a
  *                  SIGSYS handler answer rt_sigprocmask or clone
+ *     -ECHILD      another thread of the VMM, in a wait with __WALL, has reaped a process
+ *                  that start has made
  *     -ETIMEDOUT   the helper was not ready within ten seconds: it is frozen or traced, or
  *                  the server of a file (FUSE, NFS) does not answer the close of a copy of
- *                  its descriptor.  It has been killed, but did not end within thirty
- *                  seconds.  Call start or stop again later: that reaps it, or says the
- *                  same again.  Also when another thread was in start or stop all that time
+ *                  its descriptor.  It has been killed.  If it does not end within thirty
+ *                  seconds either, the next call of start or stop reaps it, or says the same
+ *                  again.  Also when another thread was in start or stop for thirty seconds
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: the kernel lets it end only
  *                  after all other processes there
  *     -ENOSYS      not Linux; or the kernel, or a filter, lacks a call
@@ -363,8 +371,9 @@ ASYNC_TEARDOWN_API int async_teardown_stop(void);
  *
  * Returns 0, or -errno, and then nothing has changed:
  *
- *     -ENOSPC   there are ASYNC_TEARDOWN_RANGES already.  Join neighbours to one range, or
- *               go on: the untold memory is freed with the devices
+ *     -ENOSPC   there are ASYNC_TEARDOWN_RANGES already.  Join neighbours to one range
+ *               (what else is mapped between them then stays until the end), or go on: the
+ *               untold memory is freed with the devices
  *     -EINVAL   start is 0, or the end is past the top, or an address has a tag
  *     -ENOSYS   not Linux
  *
@@ -379,8 +388,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * memory behind them, not the VMM's exit.
  *
  * When the VMM is gone and the devices are free, the helper closes the first one, before all
- * else: give a pipe, or something else that closes at once.  Then its threads close the
- * others in the order given, each the next one, and then free the RAM.  The last one is
+ * else: give a pipe, or something else that closes at once.  Then its threads take the
+ * others in the order given, each the next one, and then the RAM.  The last one is
  * closed by the helper's exit, when all else is free.  A helper that is killed, or that
  * releases nothing early, closes all of them in its exit, after the memory and before
  * mapped files.
@@ -1379,19 +1388,36 @@ ATD_OUT __attribute__((noreturn)) void atd_starter(void)
 }
 
 /*
- * The first steps of a process that shares this memory.  No signal but SIGKILL and SIGSTOP
- * gets through, so no handler of SIGSYS can run in it, nor on the helper's small stack.
- * And it dies with the thread that has cloned it: a VMM may be killed while a SIGSTOP keeps
- * the process from noticing.
+ * The first steps of a process that shares this memory.  It blocks all signals, so no
+ * handler of SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread
+ * that has cloned it: the VMM may be killed while a SIGSTOP holds this process.  (One that
+ * is stopped before it gets here, and whose VMM is killed then, has to be continued.)
+ *
+ * And it dumps no core: that would be of the VMM's memory, and written with a uid that the
+ * VMM may have given up by then.  A program in core_pattern gets one at a limit of 0 too,
+ * but not at 1; a socket there (Linux 6.16) does.  SELinux wants a permission to change a
+ * hard limit: only 0 is changed, if that is permitted.
  */
 ATD_OUT long atd_first_steps(void)
 {
+	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
 	struct atd_sigset all;
 	long ret;
 
 	atd_fill(&all, ~0UL);
 	ret = atd_sigmask(ATD_SIG_BLOCK, &all, 0);
-	return ret < 0 ? ret : atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
+	if (ret < 0)
+		return ret;
+	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, ATD_SIGKILL, 0);
+	if (ret < 0)
+		return ret;
+	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, 0, atd_arg(limit), 0);
+	if (ret < 0)
+		return ret;
+	limit->cur = 1;
+	limit->max += limit->max == 0;
+	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
+	return limit->max > 1 ? ret : 0;
 }
 
 ATD_OUT __attribute__((noreturn)) void atd_try_exit(void)
@@ -1526,37 +1552,35 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 #define ATD_ARCH		4
 #define ATD_ARG_LOW(i)		(16 + 8 * (i) + \
 	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 4))
-#define ATD_IF(nr, i, value)	ATD_JEQ(nr, 0, 4), ATD_LOAD(ATD_ARG_LOW(i)), \
-	ATD_JEQ(value, 0, 1), ATD_RETURN(ATD_ALLOW), ATD_RETURN(ATD_KILL)
 
 static const struct atd_insn atd_filter[] = {
 	ATD_LOAD(ATD_ARCH),
 	ATD_JEQ(ATD_AUDIT_ARCH, 1, 0), ATD_RETURN(ATD_KILL),
 	ATD_LOAD(ATD_NR),
 	/* sleep, and wait on the VMM's pidfd; or, without, */
-	ATD_JEQ(__NR_ppoll, 8, 0),
+	ATD_JEQ(__NR_ppoll, 21, 0),
 	/* wait for a death signal or some time, */
-	ATD_JEQ(__NR_rt_sigtimedwait, 7, 0),
+	ATD_JEQ(__NR_rt_sigtimedwait, 20, 0),
 	/* until the parent is no longer the VMM */
-	ATD_JEQ(__NR_getppid, 6, 0),
+	ATD_JEQ(__NR_getppid, 19, 0),
 	/* release what is mapped and kept, but do not hang in that for ever */
-	ATD_JEQ(__NR_munmap, 5, 0),
-	ATD_JEQ(__NR_close, 4, 0),
-	ATD_JEQ(__NR_timer_create, 3, 0),
-	ATD_JEQ(__NR_timer_settime, 2, 0),
+	ATD_JEQ(__NR_munmap, 18, 0),
+	ATD_JEQ(__NR_close, 17, 0),
+	ATD_JEQ(__NR_timer_settime, 16, 0),
 	/* leave */
-	ATD_JEQ(__NR_exit, 1, 0),
-	ATD_JEQ(__NR_exit_group, 0, 1), ATD_RETURN(ATD_ALLOW),
+	ATD_JEQ(__NR_exit, 15, 0),
+	ATD_JEQ(__NR_exit_group, 14, 0),
+	/* a timer, but not on another process's CPU time, which it would tell */
+	ATD_JEQ(__NR_timer_create, 0, 2), ATD_LOAD(ATD_ARG_LOW(0)),
+	ATD_JEQ(ATD_CLOCK_MONOTONIC, 11, 10),
 	/* does another task use the memory?  With this flag it changes nothing */
-	ATD_IF(__NR_unshare, 0, ATD_CLONE_VM),
+	ATD_JEQ(__NR_unshare, 0, 2), ATD_LOAD(ATD_ARG_LOW(0)), ATD_JEQ(ATD_CLONE_VM, 8, 7),
 	/* does the VMM's PID still exist?  Signal 0 only */
-	ATD_IF(__NR_kill, 1, 0),
+	ATD_JEQ(__NR_kill, 0, 2), ATD_LOAD(ATD_ARG_LOW(1)), ATD_JEQ(0, 5, 4),
 	/* free the RAM */
-	ATD_JEQ(__NR_madvise, 1, 0), ATD_RETURN(ATD_KILL),
-	ATD_LOAD(ATD_ARG_LOW(2)),
-	ATD_JEQ(ATD_MADV_DONTNEED, 1, 0), ATD_JEQ(ATD_MADV_DONTNEED_LOCKED, 0, 1),
-	ATD_RETURN(ATD_ALLOW),
-	ATD_RETURN(ATD_KILL)
+	ATD_JEQ(__NR_madvise, 0, 3), ATD_LOAD(ATD_ARG_LOW(2)),
+	ATD_JEQ(ATD_MADV_DONTNEED, 2, 0), ATD_JEQ(ATD_MADV_DONTNEED_LOCKED, 1, 0),
+	ATD_RETURN(ATD_KILL), ATD_RETURN(ATD_ALLOW)
 };
 
 ATD_FN long atd_install_filter(void)
@@ -1732,21 +1756,25 @@ ATD_OUT int atd_prepare(void)
 }
 
 /*
- * Makes each call of the release once, so that it changes nothing.  If a filter of the VMM's
- * kills a thread for one of them, that thread now is the whole helper, and start says so.
- * Later the other threads would stay.  If there is a filter and nothing has been told yet,
- * the filter need not allow these calls: then there is no rehearsal, and no other thread.
+ * If there is a filter, makes its later calls once, so that they change nothing.  If the
+ * filter kills a thread for one of them, that thread now is the whole helper, and start says
+ * so.  Later the other threads would stay.  If nothing has been told yet, the filter need
+ * not allow the calls of the release: then these are not tried, and there is no other thread.
+ * munmap is not tried: it would wait for mmap_lock, which a thread of the VMM may hold.
  */
 ATD_FN void atd_rehearse(int vmm)
 {
 	atd_shared.timer = -1;
-	if (atd_shared.filtered && !atd_told())
-		return;
-	atd_kill(vmm, 0);
-	atd_unshare_vm();
-	atd_call(__NR_close, -1);
-	atd_munmap(0, 0);
-	atd_madvise(0, 0, ATD_MADV_DONTNEED_LOCKED);
+	if (atd_shared.filtered) {
+		atd_call(__NR_getppid, 0);
+		atd_prctl(ATD_PR_SET_SECCOMP, ATD_SECCOMP_MODE_FILTER, 0);
+		if (!atd_told())
+			return;
+		atd_kill(vmm, 0);
+		atd_unshare_vm();
+		atd_call(__NR_close, -1);
+		atd_madvise(0, 0, ATD_MADV_DONTNEED_LOCKED);
+	}
 	atd_prepare();
 }
 
@@ -1858,30 +1886,17 @@ ATD_FN long atd_set_up(int vmm)
 	long ret;
 	int i;
 
-	/* 1. No signals; and until the helper is ready, it dies with the VMM. */
+	/* 1. No signals, no core dump; and until the helper is ready, it dies with the VMM. */
 	ret = atd_first_steps();
 	if (ret < 0)
 		return ret;
 
-	/* 2. No core dump: it would be of the VMM's memory, and written with a uid that
-	 * the VMM may have given up by then.  A program in core_pattern gets one at a
-	 * limit of 0 too, but not at 1; a socket there (Linux 6.16) does.  SELinux wants a
-	 * permission to change a hard limit: only 0 is changed, if that is permitted. */
-	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, 0, atd_arg(limit), 0);
-	if (ret < 0)
-		return ret;
-	limit->cur = 1;
-	limit->max += limit->max == 0;
-	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
-	if (ret < 0 && limit->max > 1)
-		return ret;
-
-	/* 3. A session of its own: a kill of the VMM's process group passes by. */
+	/* 2. A session of its own: a kill of the VMM's process group passes by. */
 	ret = atd_call(__NR_setsid, 0);
 	if (ret < 0)
 		return ret;
 
-	/* 4. Nothing held open but what is kept, no directory kept busy if that is
+	/* 3. Nothing held open but what is kept, no directory kept busy if that is
 	 * permitted.  The VMM's limit may be lower than what a pidfd takes. */
 	limit->cur = limit->max = 64;
 	atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_NOFILE, atd_arg(limit), 0, 0);
@@ -1895,8 +1910,16 @@ ATD_FN long atd_set_up(int vmm)
 	}
 	atd_call(__NR_chdir, atd_arg("/"));
 
-	/* 5. A name to find it by. */
+	/* 4. A name to find it by. */
 	ret = atd_set_name(vmm);
+	if (ret < 0)
+		return ret;
+
+	/* 5. No privileges. */
+	ret = atd_drop_caps();
+	if (ret < 0)
+		return ret;
+	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);
 	if (ret < 0)
 		return ret;
 
@@ -1914,15 +1937,7 @@ ATD_FN long atd_set_up(int vmm)
 	}
 	atd_rehearse(vmm);
 
-	/* 7. No privileges. */
-	ret = atd_drop_caps();
-	if (ret < 0)
-		return ret;
-	ret = atd_prctl(ATD_PR_SET_NO_NEW_PRIVS, 1, 0);
-	if (ret < 0)
-		return ret;
-
-	/* 8. The other threads; each installs the filter for itself.  Not without
+	/* 7. The other threads; each installs the filter for itself.  Not without
 	 * pidfd, for unshare answers only a process of one thread. */
 	if (atd_shared.pidfd >= 0 && atd_shared.timer != -1) {
 		ret = atd_start_workers();
@@ -1933,7 +1948,7 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 9. The watch is armed.  Was that in time?  If the VMM had been killed before,
+	/* 8. The watch is armed.  Was that in time?  If the VMM had been killed before,
 	 * its PID may be another's.  This is also the first call under the filter. */
 	return atd_call(__NR_getppid, 0) == vmm ? ATD_READY : -ESRCH;
 }
@@ -2242,7 +2257,6 @@ static void atd_main(void)
 #undef ATD_NR
 #undef ATD_ARCH
 #undef ATD_ARG_LOW
-#undef ATD_IF
 #undef ATD_PATIENCE
 #undef ATD_TOP
 
