@@ -75,6 +75,7 @@ static struct {
 } *sh;
 
 static int lockfd = -1;
+static char *lock_page;		/* in the VMM, where lockfd's file is mapped */
 static pid_t vmm;
 
 static int last_status = -1;	/* of what was reaped last; -1 if it was not, in time */
@@ -258,10 +259,29 @@ static int before_5_16(void)
 	return linux_before(5, 16);
 }
 
+/* How often this thread has been given a CPU. */
+static long thread_switches(pid_t tid)
+{
+	return atol(status(tid, "voluntary_ctxt_switches")) +
+		atol(status(tid, "nonvoluntary_ctxt_switches"));
+}
+
+/* The same for all threads of a process. */
 static long switches(pid_t pid)
 {
-	return atol(status(pid, "voluntary_ctxt_switches")) +
-		atol(status(pid, "nonvoluntary_ctxt_switches"));
+	char path[64];
+	struct dirent *e;
+	long n = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	if (!(d = opendir(path)))
+		return 0;
+	while ((e = readdir(d)))
+		if (atoi(e->d_name))
+			n += thread_switches(atoi(e->d_name));
+	closedir(d);
+	return n;
 }
 
 static int open_files(pid_t pid)
@@ -321,7 +341,8 @@ static void hold_memory(void)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", lockfd);
 	fd = open(path, O_RDWR);
 	MUST(fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB));
-	MUST(mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED);
+	lock_page = mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0);
+	MUST(lock_page != MAP_FAILED);
 	close(fd);
 	close(lockfd);
 	block = malloc((size_t)mib << 20);

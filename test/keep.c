@@ -3,7 +3,8 @@
  *
  * For memory that only a descriptor holds, a file of a tmpfs stands; a real guest_memfd, with
  * KVM, is the last test.  Which descriptors may be kept, and what keep and start say of
- * others.
+ * others.  The first sign and the last, and what comes between them: the VMM's memory and its
+ * devices are held by userfaultfds, and kept files by a server (FUSE) that does not answer.
  *
  * A new case: a VMM that keeps a pipe of gates[] before or after what it is about, and a
  * judge that asks shut(); plus its line in the table below.
@@ -75,19 +76,42 @@ static int shut(int i)
 	return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
 }
 
+static const char *open_gates(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++)
+		CHECK(!pipe(gates[i]));
+	return NULL;
+}
+
+/* What the VMM has of them is left. */
+static void leave_gates(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++)
+		close(gates[i][1]);
+}
+
+static void close_gates(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++)
+		close(gates[i][0]);
+}
+
 static const char *keeps(void)
 {
 	pid_t helper;
-	int i;
 
 	TRY(mount_tmpfs());
 	for (kind = 0; kind < 5; kind++) {
-		for (i = 0; i < 3; i++)
-			CHECK(!pipe(gates[i]));
+		TRY(open_gates());
 		TRY(spawn(start_with_kept));
 		helper = sh->helper;
-		for (i = 0; i < 3; i++)
-			close(gates[i][1]);
+		leave_gates();
 		CHECK_INT(used_mib(), >=, 32);
 		CHECK_INT(open_files(helper), >=, 4 * !!kind);
 		CHECK_INT(open_files(helper), <=, 4 * !!kind + own_files(helper));
@@ -115,12 +139,237 @@ static const char *keeps(void)
 			CHECK_INT(rss_kib(helper), ==, 0);
 		}
 		CHECK(gone(helper));
-		for (i = 0; i < 3; i++)
-			close(gates[i][0]);
+		close_gates();
 	}
 	return NULL;
 }
 
+enum { HELD_MIB = 64 };
+static int chosen;		/* how many threads the VMM asks for; 0: it does not */
+
+/* Its RAM, and where it is to be held also a device: the judge gets a userfaultfd of
+ * each.  Sets sh->second if they are held. */
+static void make_held_ram(int held)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	char *device = mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	MUST(device != MAP_FAILED);
+	make_ram((size_t)HELD_MIB << 20);
+	memset(ram, 1, ram_size);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	sh->second = held && hold(chan[1], device, page, ON_MUNMAP) && hold_ram(chan[1]);
+	if (chosen)
+		async_teardown_threads(chosen);
+}
+
+static void start_with_signs(void)
+{
+	int fds[4];
+
+	make_held_ram(1);
+	fds[0] = gates[0][1];
+	fds[1] = make_file(32);
+	fds[2] = gates[1][1];
+	fds[3] = gates[2][1];
+	MUST_INT(async_teardown_keep(fds, 4), ==, 0);
+	start();
+}
+
+/* With chan and gates.  uffd[0] is the device's, uffd[1] the RAM's. */
+static const char *spawn_held(void (*body)(void), int uffd[2])
+{
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+	TRY(open_gates());
+	TRY(spawn(body));
+	leave_gates();
+	close(chan[1]);
+	uffd[0] = receive_fd(chan[0]);
+	uffd[1] = receive_fd(chan[0]);
+	close(chan[0]);
+	return NULL;
+}
+
+/* The devices are free before the first kept one is closed, all else before the last. */
+static const char *signs(void)
+{
+	pid_t helper;
+	int uffd[2];
+
+	TRY(mount_tmpfs());
+	for (chosen = 0; chosen < 2; chosen++) {
+		TRY(spawn_held(start_with_signs, uffd));
+		helper = sh->helper;
+		if (!sh->second) {
+			TRY(killed_and_gone());
+			SKIP("no userfaultfd that holds the release up");
+		}
+		CHECK(!chosen || threads_of(helper) == 1);
+		CHECK(by_kill() && reap(vmm, NULL));
+
+		/* It unmaps the devices, and its other threads sleep. */
+		CHECK(UNTIL(deadline, holds(uffd[0]) && in_call(helper, __NR_munmap) == 1));
+		CHECK_INT(in_call(helper, __NR_ppoll), ==, threads_of(helper) - 1);
+		CHECK(!shut(0) && !shut(1) && !shut(2));
+		CHECK_INT(used_mib(), >=, 32);
+		let_go(uffd[0]);
+
+		/* The devices are free, and no RAM is. */
+		CHECK(UNTIL(deadline, shut(0)));
+		CHECK(!mm_held());
+		CHECK(UNTIL(deadline, holds(uffd[1]) && in_call(helper, __NR_madvise) > 0));
+		if (threads_of(helper) > 1)	/* the others may have come to this first */
+			CHECK(UNTIL(deadline, shut(1) && used_mib() == 0));
+		CHECK(shut(1));
+		CHECK_INT(used_mib(), ==, 0);
+		CHECK_INT(rss_kib(helper), >=, HELD_MIB * 1024L);
+		CHECK(!shut(2));
+
+		/* All is back. */
+		CHECK(UNTIL(deadline, ({ let_go(uffd[1]); shut(2); })));
+		CHECK_INT(rss_kib(helper), ==, 0);
+		CHECK(leaves(helper));
+		close(uffd[0]);
+		close(uffd[1]);
+		close_gates();
+	}
+	return NULL;
+}
+
+#if __has_include(<linux/fuse.h>)
+static int slow;		/* how many of the kept files have a server that does not answer */
+
+static void start_with_slow_kept(void)
+{
+	int fds[5], i, n = 0;
+
+	MUST(!close(fuse));
+	make_held_ram(0);
+	fds[n++] = gates[0][1];
+	while (n <= slow)
+		MUST_INT((fds[n++] = open(slow_file, O_RDONLY)), >=, 0);
+	fds[n++] = gates[1][1];
+	fds[n++] = gates[2][1];
+	MUST_INT(async_teardown_keep(fds, n), ==, 0);
+	start();
+	sh->go = 1;		/* the server answers the VMM's own close */
+	for (i = 1; i <= slow; i++)
+		close(fds[i]);
+	sh->go = 0;
+}
+
+/* A close that waits for a server holds one thread up, and what is given last. */
+static const char *slow_close(void)
+{
+	char options[128];
+	pthread_t server;
+	pid_t helper;
+	int n, uffd[2];
+
+	if (geteuid() || (fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
+		SKIP("needs root and /dev/fuse");
+	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=0,group_id=0", fuse);
+	if (!private_mounts() || mount("atd", slow_file, "fuse", 0, options))
+		SKIP("cannot mount a FUSE");
+	CHECK(!pthread_create(&server, NULL, serve, NULL));
+	for (chosen = 0; chosen < 2; chosen++)
+		for (slow = 1; slow <= 2; slow++) {
+			TRY(spawn_held(start_with_slow_kept, uffd));
+			helper = sh->helper;
+			n = threads_of(helper);
+			CHECK(by_kill() && reap(vmm, NULL));
+			/* Two are closed side by side, if there are two threads. */
+			CHECK(UNTIL(deadline, in_call(helper, __NR_close) == (slow < n ? slow : n)));
+			CHECK(UNTIL(deadline, shut(0)));
+			CHECK(!mm_held());
+			if (n > slow)	/* whoever is left does the rest */
+				CHECK(UNTIL(deadline, shut(1) && rss_kib(helper) < HELD_MIB * 1024L / 2));
+			else {
+				CHECK(!shut(1));
+				CHECK_INT(rss_kib(helper), >=, HELD_MIB * 1024L);
+			}
+			CHECK(!shut(2));
+			CHECK_INT(in_call(helper, __NR_close), ==, slow < n ? slow : n);
+			/* The server answers, or at last is no more. */
+			if (chosen && slow == 2)
+				umount2(slow_file, MNT_FORCE);
+			else
+				sh->go = 1;
+			CHECK(UNTIL(deadline, shut(2)));
+			CHECK(shut(1));
+			CHECK_INT(rss_kib(helper), ==, 0);
+			CHECK(leaves(helper));
+			close_gates();
+		}
+	return NULL;
+}
+#else
+static const char *slow_close(void)
+{
+	SKIP("needs linux/fuse.h");
+}
+#endif
+
+/* Where nothing is released early, no sign may say that it is. */
+static enum { NO_MUNMAP, NO_TIMER, IN_VFORK, LATE_KINDS } late;
+
+static void start_late(void)
+{
+	int fds[2], i;
+
+	chosen = late == IN_VFORK;
+	make_held_ram(late == NO_MUNMAP);
+	for (i = 0; i < 2; i++)
+		fds[i] = gates[i][1];
+	MUST_INT(async_teardown_keep(fds, 2), ==, 0);
+	if (late != IN_VFORK)
+		filter_one(late == NO_TIMER ? __NR_timer_create : __NR_munmap, ERRNO | EPERM);
+	start();
+	if (late == IN_VFORK && !vfork()) {
+		/* It has the memory, and none of the pipes. */
+		for (i = 0; i < 2; i++)
+			close(fds[i]);
+		sh->target = getpid();
+		ready();
+		for (;;)
+			pause();
+	}
+}
+
+static const char *kept_to_the_end(void)
+{
+	int uffd[2], none = 0;
+	pid_t helper;
+
+	for (late = NO_MUNMAP; late < LATE_KINDS; late++) {
+		TRY(spawn_held(start_late, uffd));
+		helper = sh->helper;
+		CHECK(by_kill() && reap(vmm, NULL));
+		if (sh->second) {	/* here the RAM is freed all the same */
+			CHECK(UNTIL(deadline, holds(uffd[1]) && in_call(helper, __NR_madvise) > 0));
+			CHECK(!shut(0) && !shut(1));
+			CHECK_INT(rss_kib(helper), >=, HELD_MIB * 1024L);
+			CHECK(UNTIL(deadline, ({ let_go(uffd[1]); shut(0); })));
+		} else
+			none |= late == NO_MUNMAP;
+		/* The helper has let go of the memory. */
+		CHECK(UNTIL(deadline, shut(0)));
+		CHECK_INT(rss_kib(helper), ==, 0);
+		CHECK(UNTIL(deadline, shut(1)) && leaves(helper));
+		if (late == IN_VFORK) {
+			CHECK(mm_held());
+			CHECK_INT(rss_kib(sh->target), >=, HELD_MIB * 1024L);
+			CHECK(!signal_one(sh->target, SIGKILL) && reap(sh->target, NULL));
+		}
+		CHECK(mm_freed());
+		close(uffd[0]);
+		close(uffd[1]);
+		close_gates();
+	}
+	if (none)
+		SKIP("no userfaultfd that holds the freeing up; the rest was tried");
+	return NULL;
+}
 static void keep_wrong(void)
 {
 	int fds[9] = { 0, 0, 0, 0, 0, 0, 0, 0, 0 }, bad = -1, closed = 500;
@@ -271,6 +520,9 @@ static const char *guest_memfd(void)
 
 static const struct test keep_tests[] = {
 	{ "keeps", keeps, "memory behind a kept tmpfs file, mapped memory, both: EOF of a pipe kept last" },
+	{ "signs", signs, "a pipe kept first: EOF when devices are free, no RAM is; one kept last: when all is back" },
+	{ "slow_close", slow_close, "kept files whose server does not answer hold up one thread each, and the one kept last" },
+	{ "kept_to_the_end", kept_to_the_end, "nothing is released early: no kept one closes before the memory is gone" },
 	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },
 	{ "keeps_in_socket", keeps_in_socket, "files that were sent to a kept socket after start" },
 	{ "guest_memfd", guest_memfd, "a real guest_memfd, kept: reaped before it is freed, KVM gone before the end of file" },

@@ -13,29 +13,10 @@
  */
 
 #if __has_include(<linux/userfaultfd.h>) && __has_include(<linux/if_tun.h>)
-#include <linux/userfaultfd.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include "ring.h"
-
-/* Has whoever frees of the RAM wait until the judge reads of it; 0 if there is no
- * userfaultfd. */
-static int hold_ram(int to)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };
-	struct uffdio_register reg = { .range = { (uintptr_t)ram, ram_size },
-		.mode = UFFDIO_REGISTER_MODE_MISSING };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1 /* USER_MODE_ONLY */);
-
-	if (fd < 0)
-		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))
-		return 0;
-	send_fd(to, fd);
-	close(fd);
-	return 1;
-}
 
 static int open_tap(void)
 {
@@ -83,7 +64,7 @@ static int packet_exists(void)
 }
 
 enum { HELD = 1, POLLED = 2, TAP = 4, PACKET = 8 };
-static int chan[2], peer[2], chunks, refuse_unshare;
+static int peer[2], chunks, refuse_unshare;
 
 static void start_with_devices(void)
 {
@@ -104,18 +85,6 @@ static void start_with_devices(void)
 	if (refuse_unshare)
 		filter_one(__NR_unshare, ERRNO | EPERM);
 	start();
-}
-
-static int reads_on(int uffd, pid_t helper)
-{
-	struct uffd_msg msg;
-	int st = 1;
-
-	return UNTIL(deadline, ({
-		while (read(uffd, &msg, sizeof(msg)) > 0)
-			;
-		waitpid(helper, &st, WNOHANG | __WALL) == helper;
-	})) && st == 0;
 }
 
 static const char *spawn_with_devices(int *uffd)
@@ -171,23 +140,9 @@ static const char *release_first(void)
 	return NULL;
 }
 
-/* Do all threads wait in madvise? */
 static int all_in_madvise(pid_t helper)
 {
-	char path[64];
-	struct dirent *e;
-	DIR *d;
-	int n = 0;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", helper);
-	if (!(d = opendir(path)))
-		return 0;
-	while ((e = readdir(d))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", helper, atoi(e->d_name));
-		n += *e->d_name != '.' && atoi(slurp(path, 0)) == __NR_madvise;
-	}
-	closedir(d);
-	return n == threads_of(helper);
+	return in_call(helper, __NR_madvise) == threads_of(helper);
 }
 
 static const char *threads(void)
@@ -383,7 +338,7 @@ static const char *lasts(const char *with_ram)
 		CHECK(freeze(helper));
 	CHECK(by_kill() && reap(vmm, NULL));
 	if (*with_ram == '1')	/* all is released that will be */
-		CHECK(UNTIL(deadline, all_in_madvise(helper)));
+		CHECK(UNTIL(deadline, in_call(helper, __NR_madvise) > 0));
 	CHECK(is_busy() && (!told.held || faults_in(uffd)) && (!veth || if_nametoindex(name)));
 	if (*with_ram == '0')
 		CHECK(!signal_one(helper, SIGCONT) && leaves(helper));

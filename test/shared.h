@@ -1,11 +1,15 @@
 /*
  * shared.h - what several topics need and the harness does not: to give up root, private
- * mounts, control groups, starts that fail, seccomp filters, RAM, descriptors to pass
+ * mounts, control groups, starts that fail, seccomp filters, RAM, descriptors to pass, a
+ * release that is held up
  */
 #include <glob.h>
 #include <grp.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#if __has_include(<linux/userfaultfd.h>)
+#include <linux/userfaultfd.h>
+#endif
 
 static void become_nobody(void)
 {
@@ -206,4 +210,93 @@ static __attribute__((unused)) int guest_exists(void)
 	found = glob(pattern, 0, NULL, &g) == 0;
 	globfree(&g);
 	return found;
+}
+
+/* How many of its threads wait in this system call. */
+static int in_call(pid_t pid, long nr)
+{
+	char path[64], *call;
+	struct dirent *e;
+	DIR *d;
+	int n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	if (!(d = opendir(path)))
+		return 0;
+	while ((e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", pid, atoi(e->d_name));
+		call = slurp(path, 0);
+		n += *call >= '0' && *call <= '9' && atol(call) == nr;	/* not "running" */
+	}
+	closedir(d);
+	return n;
+}
+
+/*
+ * Has whoever frees or unmaps some memory of the VMM wait, in madvise or munmap, until the
+ * judge reads of it from the userfaultfd that is sent here: from chan[1] to chan[0].  Before
+ * madvise has freed it, but after munmap has unmapped all that it was asked to.
+ */
+static int chan[2];
+
+#ifdef UFFD_API
+enum { ON_MADVISE = UFFD_FEATURE_EVENT_REMOVE, ON_MUNMAP = UFFD_FEATURE_EVENT_UNMAP };
+
+/* In the VMM; 0 if there is no userfaultfd. */
+static int hold(int to, void *at, size_t size, unsigned on)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = on };
+	struct uffdio_register reg = { .range = { (uintptr_t)at, size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1 /* USER_MODE_ONLY */);
+
+	if (fd < 0)
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return 0;
+	if (ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg)) {
+		close(fd);
+		return 0;
+	}
+	send_fd(to, fd);
+	close(fd);
+	return 1;
+}
+
+/* In the judge: lets go on who waits now. */
+static void let_go(int uffd)
+{
+	struct uffd_msg msg;
+
+	while (read(uffd, &msg, sizeof(msg)) > 0)
+		;
+}
+#else
+enum { ON_MADVISE, ON_MUNMAP };
+static int hold(int to, void *at, size_t size, unsigned on) { return 0 * (to + !at + (int)size + (int)on); }
+static void let_go(int uffd) { (void)uffd; }
+#endif
+
+static int hold_ram(int to)
+{
+	return hold(to, ram, ram_size, ON_MADVISE);
+}
+
+/* Does somebody wait? */
+static __attribute__((unused)) int holds(int uffd)
+{
+	struct pollfd p = { uffd, POLLIN, 0 };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+}
+
+/* Holds nobody any more, until the helper has ended by itself. */
+static int reads_on(int uffd, pid_t helper)
+{
+	int st = 1;
+
+	return UNTIL(deadline, ({
+		let_go(uffd);
+		waitpid(helper, &st, WNOHANG | __WALL) == helper;
+	})) && st == 0;
 }
