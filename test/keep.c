@@ -201,6 +201,8 @@ static const char *signs(void)
 		TRY(spawn_held(start_with_signs, uffd));
 		helper = sh->helper;
 		if (!sh->second) {
+			close(uffd[0]);
+			close(uffd[1]);
 			TRY(killed_and_gone());
 			SKIP("no userfaultfd that holds the release up");
 		}

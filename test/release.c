@@ -7,10 +7,20 @@
  * stacks.  What goes only with the helper, and what holds the helper up.  How the code is
  * linked, run.sh varies.  Memory of which others run is in forking.c, KVM in kernel.c.
  *
- * A new kind of memory: a word in kinds[] and its branch in start_with_kind().  Another case:
+ * A new kind of memory: a word in kinds[] and its branch in start_with_kind(); what the
+ * helper's walk meets beside the RAM: the same in layouts[] and lay_out().  Another case:
  * TRY(spawn_with_devices(&uffd)) and a look while the RAM waits for the judge to read from
  * the userfaultfd; plus its line in the table below.
  */
+#include <sys/personality.h>
+#if __has_include(<linux/perf_event.h>)
+#include <linux/perf_event.h>
+#endif
+
+static int all_in_madvise(pid_t helper)
+{
+	return in_call(helper, __NR_madvise) == threads_of(helper);
+}
 
 #if __has_include(<linux/userfaultfd.h>) && __has_include(<linux/if_tun.h>)
 #include <linux/if_tun.h>
@@ -138,11 +148,6 @@ static const char *release_first(void)
 	if (!(sh->second & TAP))
 		SKIP("no TAP; socket and lock were tried");
 	return NULL;
-}
-
-static int all_in_madvise(pid_t helper)
-{
-	return in_call(helper, __NR_madvise) == threads_of(helper);
 }
 
 static const char *threads(void)
@@ -383,6 +388,128 @@ static const char *lasts_to_the_end(void) { SKIP("needs linux/userfaultfd.h"); }
 static int lasting(const char *with_ram) { return !with_ram; }
 static const char *unshare_refused(void) { SKIP("needs linux/userfaultfd.h"); }
 #endif
+
+static int told_late;
+
+/* All that is RAM is held, and something else is a device. */
+static void start_plainly(void)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	char *device = mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	MUST(device != MAP_FAILED);
+	make_ram((size_t)2 * ASYNC_TEARDOWN_THREADS << 26);
+	memset(ram, 1, 1 << 20);
+	sh->second = hold(chan[1], device, page, ON_MUNMAP) && hold_ram(chan[1]);
+	if (told_late) {
+		filter_one(__NR_acct, ERRNO | EPERM);	/* any */
+		start();
+	}
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	if (!told_late)
+		start();
+}
+
+static const char *spawn_plainly(int uffd[2])
+{
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+	TRY(spawn(start_plainly));
+	close(chan[1]);
+	uffd[0] = receive_fd(chan[0]);
+	uffd[1] = receive_fd(chan[0]);
+	close(chan[0]);
+	if (!sh->second) {
+		close(uffd[0]);
+		close(uffd[1]);
+		TRY(killed_and_gone());
+		SKIP("no userfaultfd that holds the release up");
+	}
+	return NULL;
+}
+
+/* Without waking them at the VMM's end: they would take CPUs from its parent and the
+ * helper's first thread. */
+static const char *woken_once(void)
+{
+	long before;
+	pid_t helper;
+	int uffd[2], others;
+
+	TRY(spawn_plainly(uffd));
+	helper = sh->helper;
+	others = threads_of(helper) - 1;
+	CHECK(!others || UNTIL(deadline, in_call(helper, __NR_ppoll) == others + 1));
+	before = switches(helper) - thread_switches(helper);
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(UNTIL(deadline, holds(uffd[0]) && in_call(helper, __NR_munmap) == 1));
+	CHECK_INT(in_call(helper, __NR_ppoll), ==, others);
+	CHECK_INT(switches(helper) - thread_switches(helper), ==, before);
+	let_go(uffd[0]);
+	CHECK(UNTIL(deadline, all_in_madvise(helper)));
+	CHECK(!mm_held());
+	CHECK(reads_on(uffd[1], helper));
+	close(uffd[0]);
+	close(uffd[1]);
+	if (!others)
+		SKIP("this helper has one thread; it was released early");
+	return NULL;
+}
+
+static int in_bounds(int n)
+{
+	return n < 1 ? 1 : n > ASYNC_TEARDOWN_THREADS ? ASYNC_TEARDOWN_THREADS : n;
+}
+
+static void choose_threads(void)
+{
+	static const int n[] = { -1, 0, 1, 2, ASYNC_TEARDOWN_THREADS - 1, ASYNC_TEARDOWN_THREADS,
+		ASYNC_TEARDOWN_THREADS + 1, INT_MAX, INT_MIN };
+	int i, several;
+
+	start();
+	/* without a pidfd there is one, whatever was asked for */
+	several = has_pidfd(sh->helper);
+	MUST_INT(threads_of(sh->helper), ==, several ? ASYNC_TEARDOWN_THREADS : 1);
+	for (i = 0; i < (int)(sizeof(n) / sizeof(*n)); i++) {
+		async_teardown_threads(n[i]);
+		MUST_INT(async_teardown_stop(), ==, 0);
+		start();
+		MUST_INT(threads_of(sh->helper), ==, several ? in_bounds(n[i]) : 1);
+		/* for the next one only */
+		async_teardown_threads(in_bounds(n[i]) == 1 ? ASYNC_TEARDOWN_THREADS : 1);
+		MUST_INT(async_teardown_start(), ==, sh->helper);
+		MUST_INT(threads_of(sh->helper), ==, several ? in_bounds(n[i]) : 1);
+	}
+}
+
+static const char *threads_are_chosen(void)
+{
+	TRY(spawn(choose_threads));
+	return killed_asynchronously();
+}
+
+/* Nothing was told under which the release could have been tried: no other threads. */
+static const char *told_under_filter(void)
+{
+	pid_t helper;
+	int uffd[2];
+
+	for (told_late = 0; told_late < 2; told_late++) {
+		TRY(spawn_plainly(uffd));
+		helper = sh->helper;
+		CHECK(threads_of(helper) == (has_pidfd(helper) && !told_late ? ASYNC_TEARDOWN_THREADS : 1));
+		CHECK(by_kill() && reap(vmm, NULL));
+		CHECK(UNTIL(deadline, holds(uffd[0])));
+		let_go(uffd[0]);
+		CHECK(UNTIL(deadline, all_in_madvise(helper)));
+		CHECK(!mm_held());
+		CHECK_INT(rss_kib(helper), >=, 1024);
+		CHECK(reads_on(uffd[1], helper));
+		close(uffd[0]);
+		close(uffd[1]);
+	}
+	return NULL;
+}
 
 static int kind;
 static const char *const kinds[] = {
@@ -626,6 +753,9 @@ static const char *stack_is_enough(void)
 static const struct test release_tests[] = {
 	{ "release_first", release_first, "RAM held up: socket in an io_uring, lock of a mapped file, TAP, packet ring are free before it" },
 	{ "threads", threads, "its threads are named, sandboxed, and all free the RAM" },
+	{ "woken_once", woken_once, "its other threads sleep until the first has released what is mapped" },
+	{ "threads_are_chosen", threads_are_chosen, "as many threads as async_teardown_threads said, within bounds, from the next start on" },
+	{ "told_under_filter", told_under_filter, "RAM told after start under a filter: one thread, and released early" },
 	{ "unshare_refused", unshare_refused, "a filter refuses to say whether others use the memory: released all the same" },
 	{ "hung_reader", hung_reader, "a userfaultfd's reader that never reads: gone after a minute" },
 	{ "ram_kinds", ram_kinds, "all kinds of RAM ranges and of memory" },
