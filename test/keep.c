@@ -372,6 +372,93 @@ static const char *kept_to_the_end(void)
 		SKIP("no userfaultfd that holds the freeing up; the rest was tried");
 	return NULL;
 }
+/*
+ * Reading the memory of a process, as monitors do in /proc/PID/smaps, keeps it from being torn
+ * down when its last user leaves.  This reader stays in the midst of it: what it has read
+ * goes to a page that only the judge can bring.
+ */
+static char *missing;
+
+static void *read_memory(void *arg)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", *(pid_t *)arg);
+	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+		return NULL;
+	sh->passed = (int)pread(fd, missing, 1, (off_t)(uintptr_t)&atd_shared);
+	close(fd);
+	return NULL;
+}
+
+static int shared_ram_is_told;
+
+static void start_with_shared_ram(void)
+{
+	int fds[2] = { gates[0][1], gates[1][1] }, fd = make_file(32);
+
+	ram_size = 32 << 20;
+	ram = mmap(NULL, ram_size, PROT_READ, MAP_SHARED, fd, 0);
+	MUST(ram != MAP_FAILED && !close(fd));
+	if (shared_ram_is_told) {
+		MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+		MUST_INT(async_teardown_keep(fds, 2), ==, 0);
+	}
+	start();
+}
+
+/* With RAM or kept descriptors the helper unmaps all by itself, whoever else reads. */
+static const char *read_meanwhile(void)
+{
+#ifdef UFFD_API
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .range = { 0, page }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_zeropage zero = { .range = { 0, page } };
+	int uffd, kept_uffd[2];
+	pthread_t reader;
+	pid_t helper;
+
+	TRY(mount_tmpfs());
+	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		SKIP("no userfaultfd that holds the kernel");
+	for (shared_ram_is_told = 0; shared_ram_is_told < 2; shared_ram_is_told++) {
+		missing = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		CHECK(missing != MAP_FAILED);
+		reg.range.start = zero.range.start = (uintptr_t)missing;
+		CHECK(!ioctl(uffd, UFFDIO_REGISTER, &reg));
+		TRY(spawn_held(start_with_shared_ram, kept_uffd));
+		helper = sh->helper;
+		CHECK(!pthread_create(&reader, NULL, read_memory, &helper));
+		CHECK(UNTIL(deadline, holds(uffd)));
+		CHECK(by_kill() && reap(vmm, NULL));
+		if (shared_ram_is_told) {
+			CHECK(UNTIL(deadline, shut(1)));
+			CHECK(!mm_held());
+			CHECK_INT(used_mib(), ==, 0);
+		}
+		CHECK(leaves(helper));
+		if (!shared_ram_is_told) {
+			CHECK(mm_held());
+			CHECK_INT(used_mib(), >=, 32);
+		}
+		CHECK_INT(sh->passed, ==, 0);	/* still reading */
+		let_go(uffd);
+		CHECK(!ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+		CHECK(!pthread_join(reader, NULL));
+		CHECK_INT(sh->passed, ==, 1);
+		CHECK(mm_freed() && UNTIL(deadline, used_mib() == 0));
+		munmap(missing, page);
+		close_gates();
+	}
+	return NULL;
+#else
+	SKIP("needs linux/userfaultfd.h");
+#endif
+}
+
 static void keep_wrong(void)
 {
 	int fds[9] = { 0, 0, 0, 0, 0, 0, 0, 0, 0 }, bad = -1, closed = 500;
@@ -525,6 +612,7 @@ static const struct test keep_tests[] = {
 	{ "signs", signs, "a pipe kept first: EOF when devices are free, no RAM is; one kept last: when all is back" },
 	{ "slow_close", slow_close, "kept files whose server does not answer hold up one thread each, and the one kept last" },
 	{ "kept_to_the_end", kept_to_the_end, "nothing is released early: no kept one closes before the memory is gone" },
+	{ "read_meanwhile", read_meanwhile, "somebody reads the memory for ever: with RAM and a kept pipe all is back all the same" },
 	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },
 	{ "keeps_in_socket", keeps_in_socket, "files that were sent to a kept socket after start" },
 	{ "guest_memfd", guest_memfd, "a real guest_memfd, kept: reaped before it is freed, KVM gone before the end of file" },

@@ -22,6 +22,163 @@ static int all_in_madvise(pid_t helper)
 	return in_call(helper, __NR_madvise) == threads_of(helper);
 }
 
+#define IS(s) (!strcmp(k, s))
+
+/*
+ * What the helper's walk meets beside a device (the page of the lock) and the RAM: what the
+ * kernel does not split, or does not unmap.  Each layout also with a sealed page above all,
+ * for then nothing is unmapped in one piece.
+ */
+static const char *const layouts[] = {
+	"behind a moved vdso", "RAM cuts a moved vdso", "a vdso across 64 GiB",
+	"behind a perf buffer", "RAM cuts a perf buffer", "behind a sealed area", "between sealed areas",
+};
+enum { LAYOUTS = sizeof(layouts) / sizeof(*layouts) };
+static int layout, sealed_above;
+
+/* In more than 4096 pages that are refused, not each is tried: a single one between two
+ * such areas may be missed. */
+enum { SEALED_EXACTLY = 8 << 20 };
+
+static void move_lock(char *at)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	MUST(mremap(lock_page, page, page, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at);
+	lock_page = at;
+}
+
+/* The first and the last of these in /proc/self/maps; 0 if there is none. */
+static int find_vdso(char **from, char **vdso, char **to)
+{
+	unsigned long a, b;
+	char line[256];
+	FILE *f = fopen("/proc/self/maps", "r");
+
+	*from = *vdso = *to = NULL;
+	while (f && fgets(line, sizeof(line), f))
+		if (strstr(line, "[vvar") || strstr(line, "[vdso]")) {
+			MUST(sscanf(line, "%lx-%lx", &a, &b) == 2);
+			if (!*from)
+				*from = (char *)a;
+			if (strstr(line, "[vdso]"))
+				*vdso = (char *)a;
+			*to = (char *)b;
+		}
+	if (f)
+		fclose(f);
+	return *vdso != NULL;
+}
+
+/* 0 where there is none.  No clock may be read from now on: libc would call the vdso where
+ * it was.  On 32 bits libc calls all of the kernel by it. */
+static size_t move_vdso(char *at)
+{
+	char *from, *vdso, *to;
+
+	if (sizeof(long) == 4 || !find_vdso(&from, &vdso, &to) || to < vdso ||
+	    mremap(vdso, (size_t)(to - vdso), (size_t)(to - vdso), MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED)
+		return 0;
+	return (size_t)(to - vdso);
+}
+
+static size_t map_perf_buffer(char *at)
+{
+#ifdef PERF_ATTR_SIZE_VER0
+	const size_t size = 9 * (size_t)sysconf(_SC_PAGESIZE);
+	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE, .size = sizeof(attr),
+		.config = PERF_COUNT_SW_CPU_CLOCK, .sample_period = 1000000000 };
+	int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+
+	if (fd >= 0 && mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at)
+		return size;
+#endif
+	(void)at;
+	return 0;
+}
+
+static size_t map_sealed(char *at, size_t size)
+{
+	MUST(mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == at);
+	return syscall(462 /* mseal */, at, size, 0) ? 0 : size;
+}
+
+/* Sets sh->second where the machine cannot do that. */
+static void lay_out(void)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE), wide = (size_t)1 << (sizeof(long) == 8 ? 36 : 27);
+	const char *k = layouts[layout];
+	size_t size = 0;
+	char *at;
+
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	sh->attempt = hold_ram(chan[1]);
+	/* Nothing is there, nor for some way below and above. */
+	at = mmap(NULL, 4 * wide, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	MUST(at != MAP_FAILED && !munmap(at, 4 * wide));
+	at = (char *)(((uintptr_t)at + wide) & -wide);
+	if (sealed_above && !map_sealed(at + 2 * wide, page))
+		sh->second = 1;
+	at += IS("a vdso across 64 GiB") ? wide - page : page;
+
+	if (strstr(k, "vdso"))
+		size = move_vdso(at);
+	else if (strstr(k, "perf"))
+		size = map_perf_buffer(at);
+	else if (strstr(k, "sealed"))
+		size = map_sealed(at, IS("behind a sealed area") ? (64 << 20) + 5 * page : SEALED_EXACTLY);
+	if (size)
+		move_lock(at + size);
+	else
+		sh->second = 1;
+	if (IS("between sealed areas") && size)
+		map_sealed(at + size + page, SEALED_EXACTLY);
+	if (strstr(k, "RAM cuts"))
+		MUST_INT(async_teardown_ram(at, page), ==, 0);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	start();
+}
+
+/* When the RAM's turn comes, the device is free. */
+static const char *walks(int uffd, pid_t helper, long ram_kib)
+{
+	CHECK(UNTIL(deadline, in_call(helper, __NR_madvise) > 0));
+	CHECK(!mm_held());
+	CHECK_INT(rss_kib(helper), >=, ram_kib);
+	CHECK(reads_on(uffd, helper));
+	close(uffd);
+	return NULL;
+}
+
+static const char *walk(void)
+{
+	static char skipped[300] = "SKIP not here:";
+	const char *wrong = NULL;
+	int none = 0, uffd;
+
+	for (sealed_above = 0; sealed_above < 2; sealed_above++)
+		for (layout = 0; layout < LAYOUTS && !wrong; layout++) {
+			CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+			TRY(spawn(lay_out));
+			close(chan[1]);
+			uffd = receive_fd(chan[0]);
+			close(chan[0]);
+			if (!sh->attempt)
+				SKIP("no userfaultfd that holds the RAM");
+			if (sh->second) {
+				none = 1;
+				snprintf(skipped + strlen(skipped), sizeof(skipped) - strlen(skipped), " %s%s;",
+					layouts[layout], sealed_above ? " (sealed)" : "");
+			}
+			CHECK(by_kill() && reap(vmm, NULL));
+			wrong = walks(uffd, sh->helper, mib * 1024L);
+			if (wrong)
+				printf("# walk: %s%s\n", layouts[layout], sealed_above ? ", a sealed page above" : "");
+		}
+	return wrong ? wrong : none ? skipped : NULL;
+}
+
 #if __has_include(<linux/userfaultfd.h>) && __has_include(<linux/if_tun.h>)
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
@@ -215,21 +372,40 @@ static const char *unshare_refused(void)
  */
 static char copy[40];		/* in no directory; /proc/JUDGE/fd/NUMBER */
 
+/* If there is room on either side; the kernel has put vvar and vdso there. */
+static void move_lock_beside_vdso(void)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	char *from, *vdso, *to;
+
+	if (!find_vdso(&from, &vdso, &to))
+		return;
+	if (mmap(from - page, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == from - page)
+		move_lock(from - page);
+	else if (mmap(to, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == to)
+		move_lock(to);
+}
+
 /* What that VMM tells the judge, after the userfaultfd: is there one? */
 struct lasting { int helper, held; };
 
-static int lasting(const char *with_ram)
+static int lasting(const char *how)
 {
 	struct lasting told;
 
 	make_ram(1 << 26);
 	memset(ram, 1, ram_size);
-	if (!geteuid())
+	if (*how > '1') {
+		lockfd = 4;
+		hold_memory();
+		if (*how == 'b')
+			move_lock_beside_vdso();
+	} else if (!geteuid())
 		MUST(!unshare(CLONE_NEWNET));
 	told.held = hold_ram(3);
 	if (!told.held)		/* something else, to keep the order */
 		send_fd(3, 3);
-	if (*with_ram == '1')
+	if (*how != '0')
 		MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	told.helper = async_teardown_start();
 	MUST_INT(write(3, &told, sizeof(told)), ==, sizeof(told));
@@ -357,6 +533,43 @@ static const char *lasts(const char *with_ram)
 	return NULL;
 }
 
+/* Where addresses are given out from below, devices come to lie beside the vdso. */
+static const char *legacy_layout(void)
+{
+	struct lasting told;
+	int i, uffd;
+
+	for (i = 0; i < effort(20); i++) {
+		close(lockfd);
+		lockfd = memfd_create("lock", MFD_CLOEXEC);
+		CHECK(lockfd >= 0 && !ftruncate(lockfd, 4096));
+		CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+		vmm = fork();
+		if (!vmm) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			lockfd = fcntl(lockfd, F_DUPFD, 10);
+			dup2(chan[1], 3);
+			dup2(lockfd, 4);
+			personality(ADDR_COMPAT_LAYOUT);
+			execl("/proc/self/exe", "scenarios", "--lasting", i % 2 ? "beside" : "legacy", NULL);
+			_exit(127);
+		}
+		close(chan[1]);
+		CHECK(UNTIL(deadline, (uffd = receive_fd(chan[0])) >= 0));
+		CHECK_INT(read(chan[0], &told, sizeof(told)), ==, sizeof(told));
+		close(chan[0]);
+		CHECK_INT(told.helper, >, 0);
+		CHECK(mm_held());
+		CHECK(by_kill() && reap(vmm, NULL));
+		if (!told.held) {
+			CHECK(gone(told.helper));
+			SKIP("no userfaultfd that holds the RAM");
+		}
+		TRY(walks(uffd, told.helper, 1 << 16));
+	}
+	return NULL;
+}
+
 static const char *lasts_to_the_end(void)
 {
 	const char *r;
@@ -385,7 +598,8 @@ static const char *release_first(void) { SKIP("needs linux/userfaultfd.h and if_
 static const char *threads(void) { SKIP("needs linux/userfaultfd.h"); }
 static const char *hung_reader(void) { SKIP("needs linux/userfaultfd.h"); }
 static const char *lasts_to_the_end(void) { SKIP("needs linux/userfaultfd.h"); }
-static int lasting(const char *with_ram) { return !with_ram; }
+static int lasting(const char *how) { return !how; }
+static const char *legacy_layout(void) { SKIP("needs linux/userfaultfd.h"); }
 static const char *unshare_refused(void) { SKIP("needs linux/userfaultfd.h"); }
 #endif
 
@@ -524,11 +738,10 @@ static void start_with_kind(void)
 {
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (size_t)mib << 20;
 	const char *k = kinds[kind];
-	size_t sealed;
+	size_t sealed, part;
 	char *p;
 	int i, fd;
 
-#define IS(s) (!strcmp(k, s))
 #define RAM(at, n) MUST_INT(async_teardown_ram(at, n), ==, 0)
 	if (!IS("before start"))
 		start();
@@ -536,12 +749,16 @@ static void start_with_kind(void)
 	memset(ram, 1, size);
 	if (IS("one") || IS("before start"))
 		RAM(ram, size);
-	else if (IS("eight")) {
-		for (i = 0; i < 8; i++)
-			RAM(ram + (size_t)i * (size / 8), size / 8);
+	else if (IS("as many as there may be")) {
+		part = size / ASYNC_TEARDOWN_RANGES;
+		for (i = 0; i < ASYNC_TEARDOWN_RANGES; i++)
+			RAM(ram + (size_t)i * part, part);
 		MUST_INT(async_teardown_ram(ram + 1, 1), ==, -ENOSPC);
-		RAM(ram, size / 8);		/* it is there already */
-		RAM(ram + size / 8, 0);		/* room for another */
+		RAM(ram, part);			/* it is there already */
+		if (ASYNC_TEARDOWN_RANGES > 1)
+			RAM(ram + part, 0);	/* room for another */
+		else
+			RAM(ram, 0);
 		RAM(ram + 1, 1);
 	} else if (IS("overlapping")) {
 		RAM(ram, size / 2);
@@ -610,6 +827,60 @@ static void start_with_kind(void)
 	MUST_INT(async_teardown_ram((void *)(uintptr_t)page, ~0UL), ==, -EINVAL);
 	if (IS("before start"))
 		start();
+}
+
+/* Blocks that are RAM and blocks that are not, in turn, or one range over all, whatever is
+ * in it or not. */
+enum { BLOCKS = 2 * ASYNC_TEARDOWN_RANGES, BLOCK_KIB = 256 };
+static int one_range;
+
+static void start_with_blocks(void)
+{
+	const size_t block = BLOCK_KIB << 10;
+	int i;
+
+	make_ram(BLOCKS * block);
+	memset(ram, 1, ram_size);
+	sh->second = hold_ram(chan[1]);
+	if (one_range) {
+		for (i = 1; i < BLOCKS; i += 2)
+			MUST(!munmap(ram + (size_t)i * block, block));
+		move_lock(ram + block);
+		MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	} else
+		for (i = 0; i < BLOCKS; i += 2)
+			MUST_INT(async_teardown_ram(ram + (size_t)i * block, block), ==, 0);
+	MUST_INT(async_teardown_ram((void *)1, 1), ==, one_range && BLOCKS > 2 ? 0 : -ENOSPC);
+	start();
+}
+
+static const char *ranges(void)
+{
+	const long told = BLOCKS / 2 * BLOCK_KIB;
+	pid_t helper;
+	int uffd;
+
+	for (one_range = 0; one_range < 2; one_range++) {
+		CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+		TRY(spawn(start_with_blocks));
+		close(chan[1]);
+		helper = sh->helper;
+		uffd = receive_fd(chan[0]);
+		close(chan[0]);
+		if (!sh->second) {
+			TRY(killed_and_gone());
+			SKIP("no userfaultfd that holds the RAM");
+		}
+		CHECK(by_kill() && reap(vmm, NULL));
+		CHECK(UNTIL(deadline, in_call(helper, __NR_madvise) > 0));
+		/* What is in a range stays until the end, and nothing else does. */
+		CHECK(mm_held() == one_range);
+		CHECK_INT(rss_kib(helper), >=, told);
+		CHECK_INT(rss_kib(helper), <, told + told / 2);
+		CHECK(reads_on(uffd, helper) && mm_freed());
+		close(uffd);
+	}
+	return NULL;
 }
 
 static void set_huge_pages(int n)
@@ -758,6 +1029,9 @@ static const struct test release_tests[] = {
 	{ "told_under_filter", told_under_filter, "RAM told after start under a filter: one thread, and released early" },
 	{ "unshare_refused", unshare_refused, "a filter refuses to say whether others use the memory: released all the same" },
 	{ "hung_reader", hung_reader, "a userfaultfd's reader that never reads: gone after a minute" },
+	{ "walk", walk, "what may not be split, or is sealed, beside a device and the RAM: it is free before the RAM" },
+	{ "legacy_layout", legacy_layout, "the same in the legacy layout of addresses" },
+	{ "ranges", ranges, "as many ranges as there may be, and one over gaps and all that is in it: these stay, the rest goes first" },
 	{ "ram_kinds", ram_kinds, "all kinds of RAM ranges and of memory" },
 	{ "killed_in_ram", killed_in_ram, "killed while it changes the ranges" },
 	{ "stopped_in_release", stopped_in_release, "stopped and continued while it releases" },
