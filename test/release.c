@@ -48,38 +48,23 @@ static void move_lock(char *at)
 	lock_page = at;
 }
 
-/* The first and the last of these in /proc/self/maps; 0 if there is none. */
-static int find_vdso(char **from, char **vdso, char **to)
-{
-	unsigned long a, b;
-	char line[256];
-	FILE *f = fopen("/proc/self/maps", "r");
-
-	*from = *vdso = *to = NULL;
-	while (f && fgets(line, sizeof(line), f))
-		if (strstr(line, "[vvar") || strstr(line, "[vdso]")) {
-			MUST(sscanf(line, "%lx-%lx", &a, &b) == 2);
-			if (!*from)
-				*from = (char *)a;
-			if (strstr(line, "[vdso]"))
-				*vdso = (char *)a;
-			*to = (char *)b;
-		}
-	if (f)
-		fclose(f);
-	return *vdso != NULL;
-}
-
 /* 0 where there is none.  No clock may be read from now on: libc would call the vdso where
  * it was.  On 32 bits libc calls all of the kernel by it. */
 static size_t move_vdso(char *at)
 {
-	char *from, *vdso, *to;
+	unsigned long from = 0, to = 0;
+	char line[256];
+	FILE *f = fopen("/proc/self/maps", "r");
 
-	if (sizeof(long) == 4 || !find_vdso(&from, &vdso, &to) || to < vdso ||
-	    mremap(vdso, (size_t)(to - vdso), (size_t)(to - vdso), MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED)
+	while (f && fgets(line, sizeof(line), f))
+		if (strstr(line, "[vdso]"))
+			MUST(sscanf(line, "%lx-%lx", &from, &to) == 2);
+	if (f)
+		fclose(f);
+	if (sizeof(long) == 4 || !from ||
+	    mremap((void *)from, to - from, to - from, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED)
 		return 0;
-	return (size_t)(to - vdso);
+	return to - from;
 }
 
 static size_t map_perf_buffer(char *at)
@@ -372,34 +357,24 @@ static const char *unshare_refused(void)
  */
 static char copy[40];		/* in no directory; /proc/JUDGE/fd/NUMBER */
 
-/* If there is room on either side; the kernel has put vvar and vdso there. */
-static void move_lock_beside_vdso(void)
-{
-	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	char *from, *vdso, *to;
-
-	if (!find_vdso(&from, &vdso, &to))
-		return;
-	if (mmap(from - page, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == from - page)
-		move_lock(from - page);
-	else if (mmap(to, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == to)
-		move_lock(to);
-}
-
 /* What that VMM tells the judge, after the userfaultfd: is there one? */
 struct lasting { int helper, held; };
 
 static int lasting(const char *how)
 {
 	struct lasting told;
+	char *page;
 
 	make_ram(1 << 26);
 	memset(ram, 1, ram_size);
 	if (*how > '1') {
 		lockfd = 4;
 		hold_memory();
-		if (*how == 'b')
-			move_lock_beside_vdso();
+		if (*how == 's') {
+			page = mmap(NULL, 1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			MUST(page != MAP_FAILED);
+			syscall(462 /* mseal */, page, (size_t)sysconf(_SC_PAGESIZE), 0);
+		}
 	} else if (!geteuid())
 		MUST(!unshare(CLONE_NEWNET));
 	told.held = hold_ram(3);
@@ -533,7 +508,8 @@ static const char *lasts(const char *with_ram)
 	return NULL;
 }
 
-/* Where addresses are given out from below, devices come to lie beside the vdso. */
+/* Where addresses are given out from below, devices come to lie beside the vdso.  With a
+ * sealed page nothing is unmapped in one piece. */
 static const char *legacy_layout(void)
 {
 	struct lasting told;
@@ -551,7 +527,7 @@ static const char *legacy_layout(void)
 			dup2(chan[1], 3);
 			dup2(lockfd, 4);
 			personality(ADDR_COMPAT_LAYOUT);
-			execl("/proc/self/exe", "scenarios", "--lasting", i % 2 ? "beside" : "legacy", NULL);
+			execl("/proc/self/exe", "scenarios", "--lasting", i % 2 ? "sealed" : "legacy", NULL);
 			_exit(127);
 		}
 		close(chan[1]);
@@ -603,7 +579,7 @@ static const char *legacy_layout(void) { SKIP("needs linux/userfaultfd.h"); }
 static const char *unshare_refused(void) { SKIP("needs linux/userfaultfd.h"); }
 #endif
 
-static int told_late;
+static int filtered, told_late;
 
 /* All that is RAM is held, and something else is a device. */
 static void start_plainly(void)
@@ -615,10 +591,10 @@ static void start_plainly(void)
 	make_ram((size_t)2 * ASYNC_TEARDOWN_THREADS << 26);
 	memset(ram, 1, 1 << 20);
 	sh->second = hold(chan[1], device, page, ON_MUNMAP) && hold_ram(chan[1]);
-	if (told_late) {
-		filter_one(__NR_acct, ERRNO | EPERM);	/* any */
+	if (filtered)
+		filter_one(__NR_acct, ERRNO | EPERM);	/* refuses nothing that matters */
+	if (told_late)
 		start();
-	}
 	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	if (!told_late)
 		start();
@@ -708,6 +684,7 @@ static const char *told_under_filter(void)
 	pid_t helper;
 	int uffd[2];
 
+	filtered = 1;
 	for (told_late = 0; told_late < 2; told_late++) {
 		TRY(spawn_plainly(uffd));
 		helper = sh->helper;
