@@ -23,7 +23,7 @@ static const struct { const char *name; int number; } errnos[] = {
 
 static const struct { const char *name; unsigned nr; } calls[] = {
 	{ "capget", __NR_capget }, { "capset", __NR_capset }, { "chdir", __NR_chdir }, { "clone", __NR_clone },
-	{ "close", __NR_close }, { "close_range", __NR_close_range },
+	{ "close", __NR_close }, { "close_range", __NR_close_range }, { "exit", __NR_exit },
 	{ "pidfd_open", __NR_pidfd_open },
 	{ "ppoll", __NR_ppoll }, { "prctl", __NR_prctl }, { "prlimit64", __NR_prlimit64 },
 	{ "rt_sigprocmask", __NR_rt_sigprocmask },
