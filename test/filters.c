@@ -214,11 +214,419 @@ static const char *sigmask_traps(void)
 	return NULL;
 }
 
+/*
+ * Policies, a row each: who calls start, what is refused, and what comes out.  The answers
+ * are what SELinux gives QEMU under libvirt (svirt_t: no setcap; elsewhere no getcap, no
+ * setrlimit, no sigkill), what systemd's SystemCallFilter=~@privileged gives (no capset), and
+ * these where there is no close_range or /proc.
+ */
+enum who { A_USER, ROOT, ROOT_WITHOUT_CAPS };
+enum { NO_CORE = 1 };	/* the VMM's hard limit of core dumps is 0 */
+#define SAYS(call, error) { __NR_##call, ERRNO | (error), ALWAYS, 0 }
+#define NO_FILES { __NR_prlimit64, ERRNO | EACCES, ARG_1, RLIMIT_NOFILE }
+#define NO_SETTING { __NR_prlimit64, ERRNO | EACCES, SETS, 0 }
+#define NO_CLOSE_RANGE { ATD_NR_CLOSE_RANGE, ERRNO | EACCES, ALWAYS, 0 }
+#define NO_PIDFD { ATD_NR_PIDFD_OPEN, ERRNO | EACCES, ALWAYS, 0 }
+
+static const struct policy {
+	enum who who;
+	int started, stopped;	/* what start and stop return; started 0: a helper */
+	struct answer refused[7];
+	int vmm;
+} policies[] = {
+	{ A_USER, 0, 0, { SAYS(capset, EACCES) }, 0 },
+	{ ROOT, -EACCES, 0, { SAYS(capset, EACCES) }, 0 },
+	{ ROOT_WITHOUT_CAPS, 0, 0, { SAYS(capset, EACCES) }, 0 },
+	{ A_USER, 0, 0, { SAYS(capset, EPERM) }, 0 },
+	{ ROOT, -EPERM, 0, { SAYS(capset, EPERM) }, 0 },
+	{ ROOT_WITHOUT_CAPS, 0, 0, { SAYS(capset, EPERM) }, 0 },
+
+	{ A_USER, 0, 0, { SAYS(capget, EACCES) }, 0 },
+	{ ROOT, 0, 0, { SAYS(capget, EACCES) }, 0 },
+	{ ROOT_WITHOUT_CAPS, 0, 0, { SAYS(capget, EACCES) }, 0 },
+	{ A_USER, 0, 0, { SAYS(capget, EACCES), SAYS(capset, EACCES) }, 0 },
+	{ ROOT, -EACCES, 0, { SAYS(capget, EPERM), SAYS(capset, EACCES) }, 0 },
+	{ ROOT_WITHOUT_CAPS, 0, 0, { SAYS(capget, EACCES), SAYS(capset, EACCES) }, 0 },
+	/* neither says what there is to drop */
+	{ A_USER, -EACCES, 0, { SAYS(capget, EACCES), SAYS(openat, ENOENT) }, 0 },
+	{ ROOT, -EACCES, 0, { SAYS(capget, EACCES), SAYS(openat, ENOENT) }, 0 },
+	{ A_USER, -EACCES, 0, { SAYS(capget, EACCES), SAYS(read, EIO) }, 0 },
+	/* either does */
+	{ A_USER, 0, 0, { SAYS(capset, EACCES), SAYS(openat, EACCES) }, 0 },
+	{ ROOT, 0, 0, { SAYS(openat, EACCES) }, 0 },
+	{ ROOT, 0, 0, { SAYS(read, EIO) }, 0 },
+
+	{ A_USER, -EACCES, 0, { SAYS(prlimit64, EACCES) }, 0 },
+	{ ROOT, -EACCES, 0, { NO_SETTING }, 0 },
+	{ A_USER, 0, 0, { NO_SETTING }, NO_CORE },
+	{ ROOT, 0, 0, { NO_SETTING }, NO_CORE },
+	{ A_USER, 0, 0, { NO_FILES }, 0 },
+	{ ROOT, 0, 0, { NO_FILES }, 0 },
+	{ A_USER, 0, 0, { SAYS(chdir, EACCES) }, 0 },
+	{ A_USER, -EACCES, 0, { SAYS(setsid, EACCES) }, 0 },
+
+	{ A_USER, 0, 0, { NO_CLOSE_RANGE, SAYS(openat, EACCES) }, 0 },
+	{ ROOT, 0, 0, { NO_CLOSE_RANGE, SAYS(openat, EACCES) }, 0 },
+	{ A_USER, 0, 0, { NO_CLOSE_RANGE, SAYS(openat, EACCES), SAYS(capset, EACCES) }, 0 },
+	{ A_USER, -EACCES, 0, { NO_CLOSE_RANGE, SAYS(openat, EACCES), SAYS(capget, EACCES) }, 0 },
+	{ A_USER, -EACCES, 0, { NO_CLOSE_RANGE, SAYS(unshare, EACCES) }, 0 },
+
+	{ A_USER, 0, -EACCES, { SAYS(kill, EACCES) }, 0 },
+	{ ROOT, 0, -EACCES, { SAYS(kill, EACCES) }, 0 },
+	{ ROOT_WITHOUT_CAPS, 0, -EPERM, { SAYS(kill, EPERM) }, 0 },
+	/* the error is that of what start was refused */
+	{ A_USER, -EPERM, 0, { SAYS(kill, EACCES), SAYS(setsid, EPERM) }, 0 },
+	{ ROOT, -EPERM, 0, { SAYS(kill, EACCES), SAYS(capset, EPERM) }, 0 },
+
+	/* all that can be done without, and at once */
+	{ A_USER, 0, -EACCES, { SAYS(capget, EACCES), SAYS(capset, EACCES), NO_FILES,
+		SAYS(chdir, EACCES), NO_CLOSE_RANGE, NO_PIDFD, SAYS(kill, EACCES) }, 0 },
+	{ ROOT_WITHOUT_CAPS, 0, -EACCES, { SAYS(capget, EACCES), SAYS(capset, EACCES), NO_FILES,
+		SAYS(chdir, EACCES), NO_CLOSE_RANGE, NO_PIDFD, SAYS(kill, EACCES) }, NO_CORE },
+};
+
+static const struct policy *policy;
+
+static int has_capabilities(pid_t pid)
+{
+	return strtoull(status(pid, "CapEff"), NULL, 16) || strtoull(status(pid, "CapInh"), NULL, 16);
+}
+
+static void start_under_policy(void)
+{
+	static const struct atd_cap_data none[2];
+	struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
+	struct rlimit no_core = { 0, 0 };
+	int i;
+
+	if (policy->vmm & NO_CORE)
+		MUST(!setrlimit(RLIMIT_CORE, &no_core));
+	if (policy->who == A_USER && !geteuid()) {
+		become_nobody();
+		MUST(!prctl(PR_SET_DUMPABLE, 1));	/* as after an execve: it may look into its /proc */
+	}
+	if (policy->who == ROOT_WITHOUT_CAPS)
+		MUST_INT(atd_syscall(__NR_capset, atd_arg(&header), atd_arg(none), 0, 0, 0), ==, 0);
+	MUST(policy->who == ROOT || !has_capabilities(getpid()));
+	make_ram(1 << 20);
+	memset(ram, 1, ram_size);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	for (i = 0; i < 7 && policy->refused[i].action; i++)
+		;
+	filter_calls(policy->refused, i);
+	if (policy->started) {
+		for (i = 0; i < 4; i++)	/* one that has failed is seen before it ends, or after */
+			fails_with(policy->started);
+		return;
+	}
+	start();
+	ready();
+	await_go();
+	sh->second = async_teardown_stop();
+	sh->passed = 1;
+	while (sh->go == 1)
+		nap();
+	sh->helper = async_teardown_start();
+	sh->passed = 2;
+}
+
+/* The helper has nothing in effect, and what was permitted still is; see same_uid_peeks. */
+static const char *drops_capabilities(pid_t helper)
+{
+	char permitted[32];
+
+	CHECK(!has_capabilities(helper));
+	CHECK(strtoull(status(helper, "CapAmb"), NULL, 16) == 0);
+	snprintf(permitted, sizeof(permitted), "%s", status(vmm, "CapPrm"));
+	CHECK(*permitted && !strcmp(status(helper, "CapPrm"), permitted));
+	return NULL;
+}
+
+static const char *under_policy(void)
+{
+	pid_t helper;
+
+	TRY(spawn(start_under_policy));
+	if (policy->started) {
+		CHECK_INT(child_of(vmm), ==, 0);
+		return killed_synchronously();
+	}
+	helper = sh->helper;
+	TRY(drops_capabilities(helper));
+	sh->go = 1;
+	CHECK(UNTIL(deadline, sh->passed));
+	CHECK_INT(sh->second, ==, policy->stopped);
+	if (policy->stopped) {
+		CHECK(asleep(helper));
+		CHECK_INT(child_of(vmm), ==, helper);
+	} else
+		CHECK_INT(child_of(vmm), ==, 0);
+	sh->go = 2;
+	CHECK(UNTIL(deadline, sh->passed == 2));
+	CHECK_INT(sh->helper, >, 0);
+	if (policy->stopped)
+		CHECK_INT(sh->helper, ==, helper);
+	return killed_and_gone();
+}
+
+static const char *policies_table(void)
+{
+	const int n = sizeof(policies) / sizeof(policies[0]);
+	const char *r;
+	int skipped = 0, failed = 0;
+
+	for (policy = policies; policy < policies + n; policy++) {
+		if (policy->who != A_USER && (geteuid() || !has_capabilities(getpid()))) {
+			skipped++;
+			continue;
+		}
+		r = under_policy();
+		if (r) {
+			printf("# policies[%d]: %s\n", (int)(policy - policies), r);
+			failed++;
+			CHECK(by_kill() && reap(vmm, NULL));
+		}
+	}
+	CHECK_INT(failed, ==, 0);
+	if (skipped)
+		SKIP("the rows for root; all others were tried");
+	return NULL;
+}
+
+/*
+ * Each call of start's, refused by itself in each way.  A row says when it is made and when
+ * it is needed, each if one of these holds; what start returns where it is needed and
+ * answered with EPERM; and what comes of a filter that kills for it.
+ */
+enum {
+	ANYWAY = 1,
+	TOLD = 2,		/* of RAM and kept descriptors */
+	OLD_FILES = 4,		/* no close_range */
+	OLD_WATCH = 8,		/* no pidfd_open */
+	CAPS = 16,		/* there is a capability to drop */
+	THREADS = 32,		/* the helper has several */
+};
+enum { DIES = 1, FAILS = 2, STARTS = 4 };
+static const char *const outcomes[] = {
+	"hangs or leaves something", "the VMM dies", "start fails", "the VMM dies or start fails", "there is a helper",
+	"there is a helper or the VMM dies"
+};
+
+static const struct call {
+	const char *name;
+	unsigned nr;
+	int when;
+	unsigned value;
+	int made, needed, error, killed;
+} calls[] = {
+#define CALL(name) #name, __NR_##name, ALWAYS, 0
+#ifdef __s390x__
+#define CLONE(what, flags) "clone of " what, __NR_clone, ARG_1, flags
+#else
+#define CLONE(what, flags) "clone of " what, __NR_clone, ARG_0, flags
+#endif
+#define PRCTL(option) "prctl(" #option ")", __NR_prctl, ARG_0, option
+	/* made by the VMM's threads */
+	{ CALL(getpid), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ CALL(rt_sigprocmask), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ CALL(wait4), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ PRCTL(PR_GET_TIMERSLACK), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ PRCTL(PR_SET_TIMERSLACK), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ PRCTL(PR_GET_SECCOMP), ANYWAY, 0, 0, DIES },
+	{ CLONE("a process that tries exit", 0x4500), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ CLONE("the thread in between", 0x14d00), ANYWAY, ANYWAY, -EPERM, DIES },
+	{ CLONE("the helper", 0x200500), ANYWAY, ANYWAY, -EPERM, DIES | FAILS },	/* or just that thread */
+	{ CALL(ppoll), ANYWAY, ANYWAY, -EPERM, DIES | FAILS },	/* by which thread first? */
+	{ CALL(kill), ANYWAY, 0, 0, DIES },
+	/* tried in a process first */
+	{ CALL(exit), ANYWAY, ANYWAY, -EPERM, FAILS },
+	{ PRCTL(PR_SET_PDEATHSIG), ANYWAY, ANYWAY, -EPERM, FAILS },
+	/* in the helper */
+	{ CALL(prlimit64), ANYWAY, ANYWAY, -EPERM, FAILS },
+	{ "prlimit64(RLIMIT_NOFILE)", __NR_prlimit64, ARG_1, RLIMIT_NOFILE, ANYWAY, 0, 0, FAILS },
+	{ CALL(setsid), ANYWAY, ANYWAY, -EPERM, FAILS },
+	{ "close_range", ATD_NR_CLOSE_RANGE, ALWAYS, 0, ANYWAY, 0, 0, FAILS },
+	{ "unshare(CLONE_FILES)", __NR_unshare, ARG_0, CLONE_FILES, OLD_FILES, OLD_FILES, -EPERM, FAILS },
+	{ CALL(openat), OLD_FILES | CAPS, 0, 0, FAILS },
+	{ CALL(getdents64), OLD_FILES, 0, 0, FAILS },
+	{ CALL(read), CAPS, 0, 0, FAILS },
+	{ CALL(close), TOLD | OLD_FILES | CAPS, TOLD | OLD_FILES, -EPERM, FAILS },
+	{ CALL(fcntl), TOLD, 0, 0, FAILS },
+	{ CALL(chdir), ANYWAY, 0, 0, FAILS },
+	{ PRCTL(PR_SET_NAME), ANYWAY, ANYWAY, -EPERM, FAILS },
+	{ "pidfd_open", ATD_NR_PIDFD_OPEN, ALWAYS, 0, ANYWAY, 0, 0, FAILS },
+	{ CALL(rt_sigtimedwait), OLD_WATCH, OLD_WATCH, -EPERM, FAILS },
+	{ "unshare(CLONE_VM)", __NR_unshare, ARG_0, CLONE_VM, TOLD | OLD_WATCH, 0, 0, FAILS },
+	{ CALL(munmap), TOLD, 0, 0, FAILS },
+	{ CALL(madvise), TOLD, 0, 0, FAILS },
+	{ CALL(timer_create), TOLD, 0, 0, FAILS },
+	{ CALL(timer_settime), TOLD, 0, 0, FAILS },
+	{ CALL(capget), ANYWAY, 0, 0, FAILS },
+	{ CALL(capset), CAPS, CAPS, -EPERM, FAILS },
+	{ PRCTL(PR_SET_NO_NEW_PRIVS), ANYWAY, ANYWAY, -EPERM, FAILS },
+	{ CLONE("the helper's threads", 0x10f00), THREADS, THREADS, -EPERM, FAILS },
+	{ CALL(pipe2), THREADS, THREADS, -EPERM, FAILS },
+	{ PRCTL(PR_SET_SECCOMP), ANYWAY, ANYWAY, -EPERM, FAILS },
+	{ CALL(getppid), ANYWAY, ANYWAY, -ESRCH, FAILS },
+	{ CALL(exit_group), ANYWAY, 0, 0, STARTS },
+};
+
+static const struct { const char *name; unsigned action; } actions[] = {
+	{ "EPERM", ERRNO | EPERM }, { "KILL_THREAD", KILL }, { "KILL_PROCESS", KILL_PROCESS }, { "TRAP", TRAP },
+};
+
+static struct answer answer;
+static int told;
+
+static void start_under_answer(void)
+{
+	int fd[2];
+
+	if (told) {
+		MUST(!pipe(fd));
+		make_ram(1 << 20);
+		memset(ram, 1, ram_size);
+		MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+		MUST_INT(async_teardown_keep(&fd[1], 1), ==, 0);
+	}
+	filter_calls(&answer, 1);
+	sh->result = async_teardown_start();
+	ready();
+	for (;;)	/* in nothing that start needs too */
+		nap();
+}
+
+/* What came of it; 0 if something hangs or is left. */
+static int outcome(void)
+{
+	const char *r = spawn(start_under_answer);
+	int came = 0, left;
+
+	if (r)
+		came = strstr(r, "the VMM died") ? DIES : 0;
+	else if (sh->result)
+		came = sh->result > 0 ? STARTS : FAILS;
+	left = came == FAILS && child_of(vmm);
+	by_kill();
+	/* also whoever is left */
+	return UNTIL(deadline, waitpid(-1, NULL, WNOHANG | __WALL) < 0) && mm_freed() && !left ? came : 0;
+}
+
+/* Which of the above hold here. */
+static int conditions(int pidfd)
+{
+	return ANYWAY | (told ? TOLD : 0) | (has_capabilities(getpid()) ? CAPS : 0) |
+		(syscall(ATD_NR_CLOSE_RANGE, 1 << 30, 1 << 30, 0) ? OLD_FILES : 0) |
+		(pidfd ? 0 : OLD_WATCH) | (told && pidfd && ASYNC_TEARDOWN_THREADS > 1 ? THREADS : 0);
+}
+
+static const char *call_by_call(void)
+{
+	const int n_actions = sizeof(actions) / sizeof(actions[0]);
+	const struct call *c;
+	int pidfd, holds, a, wanted, came, error, failed = 0;
+
+	TRY(spawn(start));
+	pidfd = has_pidfd(sh->helper);
+	TRY(killed_and_gone());
+	for (told = 0; told < 2; told++)
+		for (holds = conditions(pidfd), c = calls; c < calls + sizeof(calls) / sizeof(calls[0]); c++)
+			for (a = 0; a < n_actions; a++) {
+				answer = (struct answer){ c->nr, actions[a].action, c->when, c->value };
+				error = -EPERM;
+				wanted = STARTS;
+				if (actions[a].action != (ERRNO | EPERM) && c->made & holds)
+					wanted = c->killed | (before_5_16() ? DIES : 0);
+				else if (c->needed & holds) {
+					wanted = FAILS;
+					error = c->error;
+				}
+				came = outcome();
+				if (came & wanted && (came != FAILS || sh->result == error))
+					continue;
+				printf("# %s, %s, told %d: %s (start: %d), not %s\n", c->name, actions[a].name,
+					told, outcomes[came], sh->result, outcomes[wanted]);
+				failed++;
+			}
+	CHECK_INT(failed, ==, 0);
+	return NULL;
+}
+
+/* What the helper is told at start may be forgotten by the time it is needed. */
+static void start_and_forget(void)
+{
+	make_ram(1 << 20);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	filter_one(__NR_exit_group, KILL);
+	start();
+	MUST_INT(async_teardown_ram(ram, 0), ==, 0);
+}
+
+static const char *exit_group_kills(void)
+{
+	TRY(spawn(start_and_forget));
+	CHECK(by_kill() && reap(vmm, NULL) && reap(sh->helper, NULL) && mm_freed());
+	return NULL;
+}
+
+/*
+ * A munmap that is refused is refused for each page of the address space.  The helper's
+ * calls are counted by tracing it, from the VMM's end to its own.
+ */
+enum { FEW_CALLS = 10000 };	/* naps, mostly */
+static int refusal;
+
+static void start_where_munmap_is_refused(void)
+{
+	make_ram(1 << 20);
+	memset(ram, 1, ram_size);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	filter_one(__NR_munmap, ERRNO | (unsigned)refusal);
+	start();
+}
+
+static const char *calls_to_the_end(pid_t helper)
+{
+	int st, stops;
+
+	if (ptrace(PTRACE_SEIZE, helper, 0, PTRACE_O_TRACESYSGOOD) || ptrace(PTRACE_INTERRUPT, helper, 0, 0)) {
+		TRY(killed_and_gone());
+		SKIP("may not trace");
+	}
+	CHECK(reap(helper, &st) && WIFSTOPPED(st));
+	CHECK(by_kill() && reap(vmm, NULL));
+	for (stops = 0; WIFSTOPPED(st); stops++) {
+		CHECK_INT(stops, <, 2 * FEW_CALLS);	/* at its entry and at its end */
+		CHECK(!ptrace(PTRACE_SYSCALL, helper, 0, 0));
+		CHECK(reap(helper, &st));
+	}
+	CHECK_INT(st, ==, 0);
+	CHECK(mm_freed());
+	return NULL;
+}
+
+static const char *munmap_refused(void)
+{
+	static const int refusals[] = { EPERM, EINVAL, ENOSYS };
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		refusal = refusals[i];
+		TRY(spawn(start_where_munmap_is_refused));
+		TRY(calls_to_the_end(sh->helper));
+	}
+	return NULL;
+}
+
 static const struct test filters_tests[] = {
 	{ "seccomp_refuses", seccomp_refuses, "-EPERM where a filter refuses clone or kills the helper" },
 	{ "seccomp_traps", seccomp_traps, "a filter that answers by SIGSYS: the VMM lives" },
 	{ "exact_filter", exact_filter, "start and stop under a filter of just the listed calls" },
 	{ "filter_is_tried", filter_is_tried, "-EPERM if the filter would kill its first call" },
 	{ "sigmask_traps", sigmask_traps, "-EPERM where a handler answers rt_sigprocmask; it never runs in the helper" },
+	{ "policies", policies_table, "what start and stop say where a policy refuses capabilities, limits, files, kill" },
+	{ "call_by_call", call_by_call, "each of start's calls refused or killed for: no hang, nothing left" },
+	{ "exit_group_kills", exit_group_kills, "a filter that kills one thread for exit_group: none of the others stays" },
+	{ "munmap_refused", munmap_refused, "a filter that answers munmap with an errno: the helper does not try page by page" },
 	{ NULL, NULL, NULL }
 };

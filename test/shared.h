@@ -100,7 +100,8 @@ static void fails_with(int error)
 /* Seccomp filters of the VMM's own. */
 #define STMT(code, k) { code, 0, 0, k }
 #define JEQ(k, yes, no) { 0x15, yes, no, k }
-enum { ALLOW = 0x7fff0000, ERRNO = 0x50000, TRAP = 0x30000, KILL = 0 };
+enum { ALLOW = 0x7fff0000, ERRNO = 0x50000, TRAP = 0x30000, KILL = 0 /* the thread */ };
+#define KILL_PROCESS 0x80000000U	/* before Linux 4.14 it is KILL */
 
 static void filter(const struct atd_insn *insns, size_t n)
 {
@@ -108,19 +109,44 @@ static void filter(const struct atd_insn *insns, size_t n)
 
 	prog.len = (unsigned short)n;
 	prog.insns = insns;
-	if (geteuid())
-		MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	MUST(!prctl(PR_SET_SECCOMP, 2, &prog, 0, 0));
+	/* No_new_privs is inherited and would be seen: only who has no CAP_SYS_ADMIN. */
+	if (prctl(PR_SET_SECCOMP, 2, &prog, 0, 0))
+		MUST(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, 2, &prog, 0, 0));
 }
 
-/* Answers one call so, and allows all others. */
+/* How a call is answered: always, or only where the low half of an argument is this value;
+ * or prlimit64 where it sets a limit. */
+enum { ALWAYS, ARG_0, ARG_1, SETS };
+struct answer { unsigned nr, action; int when; unsigned value; };
+
+/* These calls so, and allows all others. */
+static void filter_calls(const struct answer *a, int n)
+{
+	struct atd_insn insns[64];
+	size_t len = 0;
+
+#define INSN(...) (insns[len++] = (struct atd_insn)__VA_ARGS__)
+	for (; n > 0; a++, n--) {
+		INSN(STMT(0x20, 0));
+		INSN(JEQ(a->nr, 0, a->when == ALWAYS ? 1 : 3));
+		if (a->when != ALWAYS) {
+			INSN(STMT(0x20, 16 + 8 * (unsigned)(a->when - ARG_0) +
+				(__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 4 : 0)));
+			INSN(JEQ(a->value, a->when == SETS, a->when != SETS));
+		}
+		INSN(STMT(6, a->action));
+	}
+	INSN(STMT(6, ALLOW));
+#undef INSN
+	filter(insns, len);
+}
+
+/* Answers one call so. */
 static void filter_one(unsigned nr, unsigned action)
 {
-	const struct atd_insn insns[] = {
-		STMT(0x20, 0), JEQ(nr, 0, 1), STMT(6, action), STMT(6, ALLOW)
-	};
+	const struct answer one = { nr, action, ALWAYS, 0 };
 
-	filter(insns, 4);
+	filter_calls(&one, 1);
 }
 
 static void answer_sigsys(int sig, siginfo_t *info, void *context)
