@@ -370,10 +370,64 @@ static const char *killed_in_start(void)
 	return NULL;
 }
 
+/* A loop that gives the lock back only to take it again, until all others are through. */
+enum { CALLERS = 2, CALLS = 25, ROUNDS = 20 /* of the loop for each call */ };
+static int callers_done;
+
+static void *start_stop_in_loop(void *arg)
+{
+	int *rounds = arg;
+
+	while (__atomic_load_n(&callers_done, __ATOMIC_ACQUIRE) < CALLERS && *rounds < CALLERS * CALLS * ROUNDS) {
+		MUST_INT(async_teardown_start(), >, 0);
+		MUST_INT(async_teardown_stop(), ==, 0);
+		++*rounds;
+	}
+	return NULL;
+}
+
+static void *call_beside(void *arg)
+{
+	const int stops = arg != NULL;
+	int i;
+
+	for (i = 0; i < CALLS; i++)
+		if (stops)
+			MUST_INT(async_teardown_stop(), ==, 0);
+		else
+			MUST_INT(async_teardown_start(), >, 0);
+	__atomic_add_fetch(&callers_done, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static void start_stop_beside_loop(void)
+{
+	pthread_t loop, t[CALLERS];
+	int rounds = 0, i;
+
+	/* From now on the lock is always taken by somebody. */
+	MUST(!pthread_create(&loop, NULL, start_stop_in_loop, &rounds));
+	MUST(UNTIL(deadline, __atomic_load_n(&rounds, __ATOMIC_RELAXED) > 0));
+	for (i = 0; i < CALLERS; i++)
+		MUST(!pthread_create(&t[i], NULL, call_beside, i ? &t[i] : NULL));
+	MUST(!pthread_join(loop, NULL));
+	MUST_INT(rounds, <, CALLERS * CALLS * ROUNDS);
+	for (i = 0; i < CALLERS; i++)
+		MUST(!pthread_join(t[i], NULL));
+	MUST_INT(async_teardown_stop(), ==, 0);
+}
+
+static const char *lock_is_fair(void)
+{
+	TRY(spawn(start_stop_beside_loop));
+	return killed_synchronously();
+}
+
 static const struct test starting_tests[] = {
 	{ "leaves_caller_alone", leaves_caller_alone, "errno, signal mask, dispositions, descriptors are the caller's own" },
 	{ "start_stop", start_stop, "a thousand starts and stops leave nothing" },
 	{ "two_threads_at_once", two_threads_at_once, "eight threads at once get the one helper" },
+	{ "lock_is_fair", lock_is_fair, "a thread that starts and stops in a loop lets others through" },
 	{ "real_time", real_time, "from a real-time thread on one CPU, also where a filter refuses ppoll" },
 	{ "churning_heap", churning_heap, "a thousand starts beside threads that malloc and free" },
 	{ "group_stops", group_stops, "start while the process group is stopped and continued, hundreds of times" },
