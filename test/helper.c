@@ -115,6 +115,28 @@ static const char *without_proc(void)
 	return killed_asynchronously();
 }
 
+static void start_with_path_only(void)
+{
+	int fd = open("/", O_PATH);
+
+	MUST_INT(fd, >=, 0);
+	MUST_INT(async_teardown_keep(&fd, 1), ==, 0);
+	start();
+	sh->target = fd;
+}
+
+/* Which for most calls are not open. */
+static const char *keeps_path_only(void)
+{
+	char path[64], link[64] = "";
+
+	TRY(spawn(start_with_path_only));
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", sh->helper, sh->target);
+	CHECK_INT(readlink(path, link, sizeof(link) - 1), ==, 1);
+	CHECK(!strcmp(link, "/"));
+	return killed_asynchronously();
+}
+
 static const char *idle(void)
 {
 	struct timespec t = { 10, 0 };
@@ -351,6 +373,7 @@ static const struct test helper_tests[] = {
 	{ "what_it_is", what_it_is, "the helper's name, session, parent and working directory" },
 	{ "holds_nothing", holds_nothing, "holds no descriptor of the VMM's, even above RLIMIT_NOFILE" },
 	{ "without_proc", without_proc, "holds none without /proc either" },
+	{ "keeps_path_only", keeps_path_only, "keeps a descriptor of O_PATH" },
 	{ "wait_loops", wait_loops, "wait and SIGCHLD never tell of the helper's end" },
 	{ "oom", oom, "OOM kill in a control group: both gone" },
 	{ "frozen", frozen, "frozen and thawed with its control group" },

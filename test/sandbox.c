@@ -124,6 +124,39 @@ static const char *same_uid_peeks(void)
 	return killed_asynchronously();
 }
 
+/* As root who has given some up, of those below and above 32. */
+static void start_with_less(void)
+{
+	struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
+	struct atd_cap_data caps[2];
+
+	MUST_INT(atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0), ==, 0);
+	caps[0].permitted &= 0x5a5a5a5a;
+	caps[1].permitted &= 0x5a5a5a5a;
+	caps[0].effective &= caps[0].permitted & 0x0ff00ff0;
+	caps[1].effective = 0;
+	caps[0].inheritable = caps[0].permitted & 0xff;
+	caps[1].inheritable = 0;
+	MUST_INT(atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0), ==, 0);
+	start();
+}
+
+/* To trace the helper takes what is permitted to it. */
+static const char *permitted_stays(void)
+{
+	char permitted[32];
+
+	TRY(spawn(start_with_less));
+	snprintf(permitted, sizeof(permitted), "%s", status(vmm, "CapPrm"));
+	CHECK(*permitted && !strcmp(status(sh->helper, "CapPrm"), permitted));
+	CHECK(strtoull(status(sh->helper, "CapEff"), NULL, 16) == 0);
+	CHECK(strtoull(status(sh->helper, "CapInh"), NULL, 16) == 0);
+	TRY(killed_asynchronously());
+	if (strtoull(permitted, NULL, 16) == 0)
+		SKIP("needs capabilities");
+	return NULL;
+}
+
 static void start_as_root_then_drop(void)
 {
 	start();
@@ -311,6 +344,7 @@ static const struct test sandbox_tests[] = {
 	{ "drops_uid", drops_uid, "the VMM drops root: no leak, and stop says -EPERM" },
 	{ "sandbox", sandbox, "no effective capabilities, no_new_privs, a filter; the VMM's own unchanged" },
 	{ "filter_list", filter_list, "the filter allows the listed calls and no other number" },
+	{ "permitted_stays", permitted_stays, "the helper's permitted capabilities are the VMM's, with none in effect" },
 	{ "same_uid_peeks", same_uid_peeks, "nobody can read the VMM's memory through it who could not before" },
 	{ "sandboxes_itself", sandboxes_itself, "start, then the VMM's own chroot, setuid and filter" },
 	{ "taken_over", taken_over, "taken over: open, execve, kill, sendto, clone, write, other ABIs are its death" },
