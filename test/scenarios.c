@@ -18,6 +18,7 @@
  *	sandbox.c	what the helper may do, what the VMM may give up
  *	filters.c	seccomp filters and other policies around the VMM
  *	release.c	RAM, kinds of mappings, devices before RAM, the helper's threads
+ *	walk.c		unmapping, against a model of address spaces
  *	keep.c		kept descriptors, guest_memfd
  *	kernel.c	AIO, io_uring, KVM
  *	forking.c	fork, vfork, exec, a second copy of the header
@@ -34,13 +35,14 @@
 #include "sandbox.c"
 #include "filters.c"
 #include "release.c"
+#include "walk.c"
 #include "keep.c"
 #include "kernel.c"
 #include "forking.c"
 
 static const struct test *const topics[] = {
 	ending_tests, starting_tests, failing_tests, helper_tests, sandbox_tests, filters_tests,
-	release_tests, keep_tests, kernel_tests, forking_tests, NULL
+	release_tests, walk_tests, keep_tests, kernel_tests, forking_tests, NULL
 };
 
 /* The second copy is linked only for this one test. */
