@@ -225,8 +225,8 @@
  *     If the filter answers with an error, start returns it, or -EPERM (exit), or -ESRCH
  *     (getppid), or does without: close_range, pidfd_open and chdir may be refused; also
  *     capget, where /proc/self/status can be read.  If the filter kills the helper for a
- *     call, start returns -EPERM; not for munmap, which is first called when the VMM is
- *     gone.  If it kills for one of the VMM's own calls (but exit, which a
+ *     call, start returns -EPERM.  But it first calls munmap when the VMM is gone: if the
+ *     filter kills one of several threads for that, the others end a minute later.  If it kills for one of the VMM's own calls (but exit, which a
  *     process tries first), it kills the VMM.  A handler of SIGSYS (SECCOMP_RET_TRAP) may
  *     answer the VMM's calls, though not rt_sigprocmask: start returns -EPERM then.  The
  *     helper blocks SIGSYS, so a trap kills it.
@@ -1131,8 +1131,8 @@ static struct {
 	/* Between its threads. */
 	int pipe[2];		/* the others sleep on it until their work begins */
 	int ready, done;	/* how many of them are under their filter; have finished */
-	int taken;		/* of the work: so many kept descriptors after the first, */
-	unsigned long next_ram;	/* then the RAM from here on */
+	unsigned long next_ram;	/* of the work is left: the RAM from here on, */
+	int taken;		/* and before that the kept descriptors but the first so many */
 
 	/* For the helper, from start. */
 	struct atd_fds kept;
@@ -1625,44 +1625,43 @@ ATD_FN long atd_drop_files(void)
 	const char *s;
 	long ret, dir, len, i, fd, next, low, top = -1, seen = 0;
 
-	/* Linux 5.9: this copies nothing above the highest that is kept. */
 	while ((next = atd_next_kept(top + 1)) >= 0)
 		top = next;
-	ret = atd_syscall(ATD_NR_CLOSE_RANGE, top + 1, ~0L, ATD_CLOSE_RANGE_UNSHARE, 0, 0);
-	if (ret == 0) {
-		atd_close_below(top);
-		return 0;
-	}
-
-	/* Until the table is ours, closing would close the VMM's descriptors. */
-	ret = atd_call(__NR_unshare, ATD_CLONE_FILES);
-	if (ret < 0)
-		return ret;
-
-	/* Room for dir, should the table be full. */
 	for (low = 0; atd_next_kept(low) == low; low++)
 		;
-	atd_call(__NR_close, low);
-	dir = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/fd"), 0, 0, 0);
-	while ((len = atd_syscall(__NR_getdents64, dir, atd_arg(buf),
-			sizeof(atd_shared.scratch), 0, 0)) > 0) {
-		for (i = 0; i < len; i += d->reclen) {
-			d = (const struct atd_dirent *)(const void *)(buf + i);
-			for (fd = 0, s = d->name; *s >= '0'; s++)
-				fd = fd * 10 + (*s - '0');
-			if (s == d->name)	/* "." or ".." */
-				continue;
-			if (fd == dir)
-				seen = 1;
-			else if (atd_next_kept(fd) != fd)
-				atd_call(__NR_close, fd);
+	/* Linux 5.9: this copies nothing above the highest that is kept. */
+	ret = atd_syscall(ATD_NR_CLOSE_RANGE, top + 1, ~0L, ATD_CLOSE_RANGE_UNSHARE, 0, 0);
+	if (ret == 0) {
+		if (top < 0)
+			return 0;
+		atd_close_below(top);
+	} else {
+		/* Until the table is ours, closing would close the VMM's descriptors. */
+		ret = atd_call(__NR_unshare, ATD_CLONE_FILES);
+		if (ret < 0)
+			return ret;
+		atd_call(__NR_close, low);	/* room for dir, should the table be full */
+		dir = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/fd"), 0, 0, 0);
+		while ((len = atd_syscall(__NR_getdents64, dir, atd_arg(buf),
+				sizeof(atd_shared.scratch), 0, 0)) > 0) {
+			for (i = 0; i < len; i += d->reclen) {
+				d = (const struct atd_dirent *)(const void *)(buf + i);
+				for (fd = 0, s = d->name; *s >= '0'; s++)
+					fd = fd * 10 + (*s - '0');
+				if (s == d->name)	/* "." or ".." */
+					continue;
+				if (fd == dir)
+					seen = 1;
+				else if (atd_next_kept(fd) != fd)
+					atd_call(__NR_close, fd);
+			}
 		}
+		if (seen)
+			atd_call(__NR_close, dir);
+		else	/* This is no /proc.  Go up to fs.nr_open's default: RLIMIT_NOFILE may
+			 * have been lowered since. */
+			atd_close_below(1L << 20);
 	}
-	if (seen)
-		atd_call(__NR_close, dir);
-	else	/* This is no /proc.  Go up to fs.nr_open's default: RLIMIT_NOFILE may have
-		 * been lowered since. */
-		atd_close_below(1L << 20);
 
 	/* If close is refused, nothing above has worked. */
 	ret = atd_call(__NR_close, low);
@@ -1762,7 +1761,7 @@ ATD_OUT int atd_prepare(void)
  * not allow the calls of the release: then these are not tried, and there is no other thread.
  * munmap is not tried: it would wait for mmap_lock, which a thread of the VMM may hold.
  */
-ATD_FN void atd_rehearse(int vmm)
+ATD_FN void atd_rehearse(void)
 {
 	atd_shared.timer = -1;
 	if (atd_shared.filtered) {
@@ -1770,7 +1769,6 @@ ATD_FN void atd_rehearse(int vmm)
 		atd_prctl(ATD_PR_SET_SECCOMP, ATD_SECCOMP_MODE_FILTER, 0);
 		if (!atd_told())
 			return;
-		atd_kill(vmm, 0);
 		atd_unshare_vm();
 		atd_call(__NR_close, -1);
 		atd_madvise(0, 0, ATD_MADV_DONTNEED_LOCKED);
@@ -1935,7 +1933,7 @@ ATD_FN long atd_set_up(int vmm)
 			return ret;
 		atd_unshare_vm();	/* may be refused; if it kills, then now */
 	}
-	atd_rehearse(vmm);
+	atd_rehearse();
 
 	/* 7. The other threads; each installs the filter for itself.  Not without
 	 * pidfd, for unshare answers only a process of one thread. */
@@ -2117,6 +2115,7 @@ ATD_FN int atd_release(void)
 
 	if (atd_shadow_stack() || atd_munmap(0, atd_shared.page) != 0)
 		return 0;
+	atd_set_timer(ATD_PATIENCE);
 	for (; (a = atd_lowest(from, end)) != end; from = a->to)
 		if (a->from > from)
 			atd_unmap(from, a->from);
@@ -2199,7 +2198,7 @@ ATD_FN void atd_let_go(void)
 	if (!atd_told() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
 	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
 		return;
-	atd_set_timer(ATD_PATIENCE);
+	atd_set_timer(60);	/* a filter may kill this thread alone for munmap */
 	if (!atd_release())
 		atd_shared.kept.n = 0;	/* then none may close before the exit */
 	if (atd_shared.kept.n > 1)	/* the first sign */

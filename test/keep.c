@@ -526,7 +526,7 @@ static const char *keeps_in_socket(void)
 	return NULL;
 }
 
-#if __has_include(<linux/kvm.h>)
+#if __has_include(<linux/kvm.h>) && __has_include(<asm/kvm.h>)
 #include <linux/kvm.h>
 
 /* linux/kvm.h may be older than Linux 6.18, which made these for guests of all kinds. */

@@ -710,6 +710,9 @@ static const char *const kinds[] = {
 };
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
+/* An address about as high as one may be told. */
+#define LAST ((~0UL >> (sizeof(long) == 8 ? 9 : 0)) - 0x1ffff)
+
 /* Sets sh->second where the machine cannot do that kind. */
 static void start_with_kind(void)
 {
@@ -751,11 +754,11 @@ static void start_with_kind(void)
 		RAM(ram, 0);
 		RAM(ram, 0);
 	} else if (IS("longer than mapped"))
-		RAM(ram, (~0UL >> (sizeof(long) == 8 ? 9 : 0)) - (uintptr_t)ram);
+		RAM(ram, LAST - (uintptr_t)ram);
 	else if (IS("around the image"))
 		RAM((char *)((uintptr_t)&atd_shared & ~(uintptr_t)0xffff) - 0x10000, 0x400000);
 	else if (IS("all there is"))
-		RAM((void *)(uintptr_t)1, (~0UL >> (sizeof(long) == 8 ? 9 : 0)) - 1);
+		RAM((void *)(uintptr_t)1, LAST - 1);
 	else if (IS("locked")) {
 		RAM(ram, size);
 		sh->second = mlock(ram, size) != 0;

@@ -13,7 +13,7 @@
  *   - each huge page is gone that is not cut;
  * and no call has touched what is beside it.
  *
- * A new case: a layout in layouts[], with what stays of it and how many calls it may take.
+ * A new case: a layout in spaces[], with what stays of it and how many calls it may take.
  * SEED=N RUNS=1 scenarios walk_random walk_release tries again what has failed.
  */
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -284,7 +284,7 @@ struct layout {
 #define MB(n) ((addr)(n) << 20)
 #define GB(n) ((addr)(n) << 30)
 
-static const struct layout layouts[] = {
+static const struct layout spaces[] = {
 #if __SIZEOF_LONG__ == 8
 	{ "nothing", KB(4), (1UL << 47) - KB(4), 0, WALK_TOP, 160, { { 0, 0, 0, 0 } } },
 	{ "a program below its RAM", KB(4), (1UL << 47) - KB(4), 0x55555555d000, 0x7ffdf7a00000, 1, {
@@ -467,10 +467,10 @@ static void walk_named(void)
 	size_t i;
 
 	model_instead_of_kernel();
-	for (i = 0; i < sizeof(layouts) / sizeof(layouts[0]); i++) {
-		walk_layout(&layouts[i], 0);
-		if (layouts[i].calls < 10000)
-			walk_layout(&layouts[i], 1);
+	for (i = 0; i < sizeof(spaces) / sizeof(spaces[0]); i++) {
+		walk_layout(&spaces[i], 0);
+		if (spaces[i].calls < 10000)
+			walk_layout(&spaces[i], 1);
 	}
 }
 
