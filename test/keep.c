@@ -377,6 +377,7 @@ static const char *kept_to_the_end(void)
  * down when its last user leaves.  This reader stays in the midst of it: what it has read
  * goes to a page that only the judge can bring.
  */
+#ifdef UFFD_API
 static char *missing;
 
 static void *read_memory(void *arg)
@@ -411,7 +412,6 @@ static void start_with_shared_ram(void)
 /* With RAM or kept descriptors the helper unmaps all by itself, whoever else reads. */
 static const char *read_meanwhile(void)
 {
-#ifdef UFFD_API
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = { .range = { 0, page }, .mode = UFFDIO_REGISTER_MODE_MISSING };
@@ -454,10 +454,13 @@ static const char *read_meanwhile(void)
 		close_gates();
 	}
 	return NULL;
-#else
-	SKIP("needs linux/userfaultfd.h");
-#endif
 }
+#else
+static const char *read_meanwhile(void)
+{
+	SKIP("needs linux/userfaultfd.h");
+}
+#endif
 
 static void keep_wrong(void)
 {

@@ -656,6 +656,9 @@ static void choose_threads(void)
 		ASYNC_TEARDOWN_THREADS + 1, INT_MAX, INT_MIN };
 	int i, several;
 
+	/* under a filter there is one thread if nothing is told */
+	make_ram((size_t)mib << 20);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	start();
 	/* without a pidfd there is one, whatever was asked for */
 	several = has_pidfd(sh->helper);
