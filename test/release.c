@@ -99,9 +99,15 @@ static void lay_out(void)
 	make_ram((size_t)mib << 20);
 	memset(ram, 1, ram_size);
 	sh->attempt = hold_ram(chan[1]);
+	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	/* Nothing is there, nor for some way below and above. */
 	at = mmap(NULL, 4 * wide, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	MUST(at != MAP_FAILED && !munmap(at, 4 * wide));
+	if (at == MAP_FAILED) {		/* addresses of 39 bits, say */
+		sh->second = 1;
+		start();
+		return;
+	}
+	MUST(!munmap(at, 4 * wide));
 	at = (char *)(((uintptr_t)at + wide) & -wide);
 	if (sealed_above && !map_sealed(at + 2 * wide, page))
 		sh->second = 1;
@@ -121,7 +127,6 @@ static void lay_out(void)
 		map_sealed(at + size + page, SEALED_EXACTLY);
 	if (strstr(k, "RAM cuts"))
 		MUST_INT(async_teardown_ram(at, page), ==, 0);
-	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
 	start();
 }
 
@@ -136,7 +141,7 @@ static const char *walks(int uffd, pid_t helper, long ram_kib)
 	return NULL;
 }
 
-static const char *walk(void)
+static const char *unsplittable(void)
 {
 	static char skipped[300] = "SKIP not here:";
 	const char *wrong = NULL;
@@ -159,7 +164,7 @@ static const char *walk(void)
 			CHECK(by_kill() && reap(vmm, NULL));
 			wrong = walks(uffd, sh->helper, mib * 1024L);
 			if (wrong)
-				printf("# walk: %s%s\n", layouts[layout], sealed_above ? ", a sealed page above" : "");
+				printf("# %s%s\n", layouts[layout], sealed_above ? ", a sealed page above" : "");
 		}
 	return wrong ? wrong : none ? skipped : NULL;
 }
@@ -1012,7 +1017,7 @@ static const struct test release_tests[] = {
 	{ "told_under_filter", told_under_filter, "RAM told after start under a filter: one thread, and released early" },
 	{ "unshare_refused", unshare_refused, "a filter refuses to say whether others use the memory: released all the same" },
 	{ "hung_reader", hung_reader, "a userfaultfd's reader that never reads: gone after a minute" },
-	{ "walk", walk, "what may not be split, or is sealed, beside a device and the RAM: it is free before the RAM" },
+	{ "unsplittable", unsplittable, "what may not be split, or is sealed, beside a device and the RAM: it is free before the RAM" },
 	{ "legacy_layout", legacy_layout, "the same in the legacy layout of addresses" },
 	{ "ranges", ranges, "as many ranges as there may be, and one over gaps and all that is in it: these stay, the rest goes first" },
 	{ "ram_kinds", ram_kinds, "all kinds of RAM ranges and of memory" },

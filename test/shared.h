@@ -299,8 +299,20 @@ static void let_go(int uffd)
 }
 #else
 enum { ON_MADVISE, ON_MUNMAP };
-static int hold(int to, void *at, size_t size, unsigned on) { return 0 * (to + !at + (int)size + (int)on); }
-static void let_go(int uffd) { (void)uffd; }
+
+static int hold(int to, void *at, size_t size, unsigned on)
+{
+	(void)to;
+	(void)at;
+	(void)size;
+	(void)on;
+	return 0;
+}
+
+static void let_go(int uffd)
+{
+	(void)uffd;
+}
 #endif
 
 static int hold_ram(int to)
