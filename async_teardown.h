@@ -224,12 +224,16 @@
  *
  *     If the filter answers with an error, start returns it, or -EPERM (exit), or -ESRCH
  *     (getppid), or does without: close_range, pidfd_open and chdir may be refused; also
- *     capget, where /proc/self/status can be read.  If the filter kills the helper for a
- *     call, start returns -EPERM.  But it first calls munmap when the VMM is gone: if the
- *     filter kills one of several threads for that, the others end a minute later.  If it kills for one of the VMM's own calls (but exit, which a
- *     process tries first), it kills the VMM.  A handler of SIGSYS (SECCOMP_RET_TRAP) may
- *     answer the VMM's calls, though not rt_sigprocmask: start returns -EPERM then.  The
- *     helper blocks SIGSYS, so a trap kills it.
+ *     capget, where /proc/self/status can be read.
+ *
+ *     If it kills for one of the VMM's own calls, it kills the VMM; but not for exit, which
+ *     a process tries first.  If it kills the helper for a call, start returns -EPERM.  The
+ *     helper first calls munmap and exit_group when the VMM is gone: if the filter then kills
+ *     just one of its threads, the others end a minute later.
+ *
+ *     A handler of SIGSYS (SECCOMP_RET_TRAP) may answer the VMM's calls, but not
+ *     rt_sigprocmask: start then returns -EPERM.  The helper blocks SIGSYS, so a trap kills
+ *     it.
  *
  * KERNELS
  *
@@ -323,7 +327,8 @@ extern "C" {
  *                  after all other processes there
  *     -ENOSYS      not Linux; or the kernel, or a filter, lacks a call
  *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the process
- *                  has called unshare(CLONE_NEWPID)
+ *                  has called unshare(CLONE_NEWPID).  (Under a filter, start then uses up the
+ *                  new namespace: later forks fail with ENOMEM)
  *     or another error that the kernel gives for a step, such as -ENOMEM
  *
  * In a process that has a helper, returns the PID of that one.  If it has been killed,
@@ -332,8 +337,8 @@ extern "C" {
  *
  * Any thread may call this at any time, and several at once: they get the same helper.  Do
  * not call it in a vfork child or a SIGSYS handler.  It waits for the helper to be set up:
- * a fraction of a millisecond on an idle machine, never longer than said above.  Meanwhile
- * signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent is not told of a
+ * a fraction of a millisecond on an idle machine.  The seconds above are what it sleeps, and
+ * last longer where it gets no CPU.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent is not told of a
  * stop.  A helper that is stopped is continued.  It prints nothing, and leaves the caller's
  * errno, signal mask, signal handlers, descriptors and heap alone.
  */
@@ -1475,7 +1480,6 @@ static long atd_launch(int self)
 	atd_shared.pid = 0;
 	atd_shared.alive = 1;
 	atd_shared.progress = ATD_SETTING_UP;
-	atd_shared.status = 0;
 	atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
 	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
 
@@ -1745,7 +1749,6 @@ ATD_OUT int atd_prepare(void)
 	while (atd_madvise(atd_shared.page, 0, ATD_MADV_DONTNEED) == -EINVAL &&
 	       atd_shared.page < 1UL << 20)
 		atd_shared.page *= 2;
-	event->value = 0;
 	event->signo = ATD_SIGKILL;
 	event->notify = 0;	/* SIGEV_SIGNAL */
 	if (atd_syscall(__NR_timer_create, ATD_CLOCK_MONOTONIC, atd_arg(event),
@@ -1978,6 +1981,11 @@ ATD_FN void atd_outlive(int vmm)
 		max = slept + 250 * ATD_MS;
 	}
 
+	/* From here on a filter may kill this thread alone (for kill, munmap, exit_group), and
+	 * the others would stay. */
+	if (atd_shared.ready > 0)
+		atd_set_timer(60);
+
 	/* The VMM's parent was woken at the same moment.  Let it have the CPU, and reap,
 	 * before the kernel uses that CPU to free the memory. */
 	while (atd_kill(vmm, 0) != -ESRCH && atd_nap(&slept, max) > 0)
@@ -2198,7 +2206,6 @@ ATD_FN void atd_let_go(void)
 	if (!atd_told() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
 	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
 		return;
-	atd_set_timer(60);	/* a filter may kill this thread alone for munmap */
 	if (!atd_release())
 		atd_shared.kept.n = 0;	/* then none may close before the exit */
 	if (atd_shared.kept.n > 1)	/* the first sign */
