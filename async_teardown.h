@@ -132,9 +132,10 @@
  *
  *     These stay mapped until the helper exits: sealed mappings (mseal); mappings that the
  *     kernel refuses to split (vdso, perf buffers, xen privcmd) if they lie next to the RAM
- *     or a sealed one; the rest of a hugetlb page that a range cuts; mappings in the gaps
- *     between the segments of a static PIE (with segments aligned to more than a page, as
- *     on arm64; link with -Wl,-z,max-page-size=4096).
+ *     or a sealed one; small mappings between two sealed areas of more than 16 MiB; the rest
+ *     of a hugetlb page that a range cuts; mappings in the gaps between the segments of a
+ *     static PIE (with segments aligned to more than a page, as on arm64; link with
+ *     -Wl,-z,max-page-size=4096).
  *
  *     These are freed by one thread, after the rest of the RAM: the pages of a shared file
  *     (memfd); hugetlb pages of 1 GiB; before Linux 5.18 all hugetlb pages and mlocked RAM.
@@ -414,8 +415,10 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
 ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n);
 
 /*
- * Chooses how many threads the next helper has: n, or the nearest number from 1 to
- * ASYNC_TEARDOWN_THREADS, which is also the default.  Any thread may call it at any time.
+ * Chooses how many threads helpers have from the next one on: n, or the nearest number from
+ * 1 to ASYNC_TEARDOWN_THREADS, which is also the default.  A helper has only one before
+ * Linux 5.3, or where there is a seccomp filter and nothing was told before start.  Any
+ * thread may call this at any time.
  */
 ASYNC_TEARDOWN_API void async_teardown_threads(int n);
 
@@ -2085,10 +2088,10 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			step = page;
 			refused = 0;
 		} else {
-			/* Is the next block of that alignment refused too?  Then this is the end. */
+			/* Is a page halfway to the next block refused too?  Then this is the end. */
 			next = from & -from;
 			if (ret == -EINVAL && to == ATD_TOP && next >> (sizeof(long) == 8 ? 35 : 24) &&
-			    (from + next == to || atd_munmap(from + next, page) != 0))
+			    atd_munmap(from + next / 2, page) == -EINVAL)
 				return;
 			if (++refused % 4096 == 0) {
 				atd_set_timer(ATD_PATIENCE);

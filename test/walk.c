@@ -311,6 +311,11 @@ static const struct layout spaces[] = {
 		{ 0x7f9000003000, KB(4), SEALED, KB(4) },
 		{ 0x7f9000100000, MB(1), ORDINARY, 0 },
 		{ 0x7ffffffde000, KB(132), ORDINARY, 0 } } },
+	{ "a vdso across the last multiple of 32 GiB", KB(4), (1UL << 47) - KB(4), 0x555555559000, WALK_TOP, 400, {
+		{ 0x7ff7ffff0000, KB(56), ORDINARY, 0 },
+		{ 0x7ff7ffffe000, KB(16), WHOLE, KB(16) },
+		{ 0x7ff800002000, KB(4), ORDINARY, 0 },
+		{ 0x7ffffffde000, KB(132), ORDINARY, 0 } } },
 	{ "perf buffers between devices", KB(4), (1UL << 47) - KB(4), 0x7ffff7000000, WALK_TOP, 150, {
 		{ 0x7ffff7001000, KB(4), ORDINARY, 0 },
 		{ 0x7ffff7002000, KB(36), WHOLE, 0 },
@@ -515,8 +520,7 @@ static void any_mapping(addr *at)
 			size = any_size(any(16) ? 3 : any(32) ? 8 : 15) * page;
 		else if (kind == ORDINARY && !any(8))
 			size = any_size(sizeof(long) == 8 ? 20 : 12) * page;
-		/* across the boundary of blocks; near the top atd_unmap takes it for that */
-		if (!any(32) && boundary + (boundary & -boundary) - 1 < model.top - 1)
+		if (!any(32))		/* across the boundary of blocks */
 			from = boundary - size / page / 2 * page;
 		else if (!any(64))
 			from = model.top - size;
