@@ -56,14 +56,14 @@
  *
  * WHEN TO CALL START
  *
- *     After daemonizing: the helper belongs to the process that started it.
- *     In the control group and the namespaces of the VM: the helper stays in those of
- *     that moment.  While it lives, the kernel refuses some moves, such as setns to a time
+ *   - After daemonizing: the helper belongs to the process that started it.
+ *   - In the control group and the namespaces of the VM: the helper stays in those of that
+ *     moment.  While it lives, the kernel refuses some moves, such as setns to a time
  *     namespace.
- *     Before the VMM's own seccomp filter.  A filter that is there already has to allow the
+ *   - Before the VMM's own seccomp filter.  A filter that is there already has to allow the
  *     calls under SYSTEM CALLS.  Tell of RAM before start then: otherwise the helper does
  *     not try those calls, and has one thread only.
- *     Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and
+ *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and
  *     its jail has a /proc: /proc/HELPER/root is the root directory of that moment.
  *
  *     Threads may exist, and the calling one may end.  The helper keeps the caller's
