@@ -1059,8 +1059,9 @@ ATD_FN int atd_await(int fd)
 
 /*
  * For what has to be waited for by looking.  Sleeps for 20 microseconds and a sixteenth
- * of what it has slept so far, a millisecond at most, and adds that up in *slept.
- * Returns 0 when limit microseconds have been slept: no wait is without an end.
+ * of what it has slept so far, and adds that up in *slept: to look ever less often leaves
+ * the CPU to the one that is waited for.  Returns 0 when limit microseconds have been slept:
+ * no wait is without an end.
  */
 enum { ATD_MS = 1000, ATD_S = 1000000 };
 ATD_OUT long atd_nap(long *slept, long limit)
@@ -1070,8 +1071,6 @@ ATD_OUT long atd_nap(long *slept, long limit)
 
 	if (*slept >= limit)
 		return 0;
-	if (us > ATD_MS)
-		us = ATD_MS;
 	*slept += us;
 	t.sec = 0;
 	t.nsec = us * 1000;
@@ -1239,8 +1238,8 @@ static long atd_enter(struct atd_sigset *old, int self)
 {
 	const unsigned long sigsys = 1UL << (ATD_SIGSYS - 1);
 	struct atd_sigset all, was;
-	long ret, slept = 0;
-	int holder;
+	long ret, slept;
+	int holder, naps = 0;
 
 	/* First block SIGSYS as well, and see whether the kernel has done it: a handler
 	 * that answers this call would answer the helper's too, on the helper's stack. */
@@ -1269,8 +1268,10 @@ static long atd_enter(struct atd_sigset *old, int self)
 				return 0;
 		__atomic_compare_exchange_n(&atd_shared.lock, &holder, self | ATD_WANTED, 0,
 			__ATOMIC_RELAXED, __ATOMIC_RELAXED);
-		/* Not for ever: the holder may be in a process that had the same PID. */
-	} while (atd_nap(&slept, 30 * ATD_S) > 0);
+		/* A millisecond each time.  Not for ever: the holder may be in a process that
+		 * had the same PID. */
+		slept = 15 * ATD_MS;
+	} while (atd_nap(&slept, ATD_S) > 0 && ++naps < 30000);
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
 	return -ETIMEDOUT;
 }

@@ -536,9 +536,9 @@ traced() {
 	vmm=$(sed -n 's/^vmm=\([0-9]*\) .*/\1/p' "$tmp/said")
 	helper=$(sed -n 's/.* helper=\([0-9]*\)$/\1/p' "$tmp/said")
 	sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' |
-		sed 's/^prctl(PR_SET_SECCOMP.*/filter/; s/(.*//' >"$tmp/calls"
+		sed 's/^prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, [^N].*/filter/; s/(.*//' >"$tmp/calls"
 	[ -s "$tmp/calls" ] || echo 'nothing traced'
-	sed '/^filter$/q' "$tmp/calls" | grep -vx 'rt_sigprocmask\|prctl\|prlimit64\|setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|pidfd_open\|rt_sigtimedwait\|kill\|munmap\|madvise\|timer_create\|timer_settime\|capget\|read\|capset\|pipe2\|clone\|ppoll\|filter'
+	sed '/^filter$/q' "$tmp/calls" | grep -vx 'rt_sigprocmask\|prctl\|prlimit64\|setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|pidfd_open\|rt_sigtimedwait\|kill\|munmap\|madvise\|timer_create\|timer_settime\|capget\|read\|capset\|pipe2\|clone\|ppoll\|getppid\|filter'
 	got=$(sed '/^filter$/,$!d' "$tmp/calls" | sed '1,/^getppid$/d' | uniq | tr '\n' ' ')
 	echo "$got" | grep -qx "$want" || echo "after its filter: $got"
 	# The one that clones it is a thread, which has no area for restartable sequences.
@@ -554,7 +554,7 @@ section_tools() {
 		report "$name" "$(
 			st="strace -f -qq -o $tmp/trace"
 			# shellcheck disable=SC2086
-			traced 'ppoll \(kill ppoll \)*\(kill \)\?exit_group ' env $st "$BUILD/demo" -c -m 16
+			traced 'ppoll \(timer_settime \)\?\(kill ppoll \)*\(kill \)\?exit_group ' env $st "$BUILD/demo" -c -m 16
 			# shellcheck disable=SC2086
 			traced '\(getppid unshare rt_sigtimedwait \)*getppid unshare \(ppoll unshare \)*kill \(ppoll kill \)*\(ppoll \)\?exit_group ' \
 				"$BUILD/deny" ENOSYS pidfd_open,close_range $st "$BUILD/demo" -c -m 16
