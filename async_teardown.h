@@ -320,7 +320,7 @@ extern "C" {
  *                  SIGSYS handler answer rt_sigprocmask or clone
  *     -ECHILD      another thread of the VMM, in a wait with __WALL, has reaped a process
  *                  that start has made
- *     -ETIMEDOUT   the helper was not ready within ten seconds: it is frozen or traced, or
+ *     -ETIMEDOUT   the helper was not ready within thirty seconds: it is frozen, traced, or
  *                  the server of a file (FUSE, NFS) does not answer the close of a copy of
  *                  its descriptor.  It has been killed.  If it does not end within thirty
  *                  seconds either, the next call of start or stop reaps it, or says the same
@@ -1373,7 +1373,7 @@ ATD_FN long atd_start_helper(void)
 		 * The group's SIGCONT then does not. */
 		if (slept > 20 * ATD_MS)
 			atd_kill(pid, ATD_SIGCONT);
-	} while (atd_nap(&slept, 10 * ATD_S) > 0);
+	} while (atd_nap(&slept, 30 * ATD_S) > 0);
 	if (!dead && progress == ATD_READY)
 		return pid;
 
