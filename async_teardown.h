@@ -2316,7 +2316,7 @@ ASYNC_TEARDOWN_API void async_teardown_threads(int n)
  *        fcntl for kept descriptors, pipe2 for several threads, and openat, read and close
  *        where capabilities are in effect.  Early release no longer fails silently with
  *        -z pack-relative-relocs, and no longer leaves a device mapped beside what cannot
- *        be split.  stop waits thirty seconds, not five.
+ *        be split.  stop waits thirty seconds, not five, and start thirty, not ten.
  * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several
  *        threads free the RAM, descriptors can be kept.
  * 1.0.0  async_teardown_start and async_teardown_stop.
