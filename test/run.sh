@@ -506,7 +506,7 @@ path() {
 section_paths() {
 	path 'this kernel' "$BUILD/scenarios" &
 	path 'no pidfd_open, no close_range' "$BUILD/deny" ENOSYS pidfd_open,close_range "$BUILD/scenarios" &
-	wait	# two at once: four leave a helper without a CPU for seconds
+	wait	# two at once: see autogroup in .ci/run
 	path 'no pidfd_open' env RUNS=20 "$BUILD/deny" ENOSYS pidfd_open "$BUILD/scenarios" &
 	path 'close_range refused' env RUNS=20 "$BUILD/deny" EPERM close_range "$BUILD/scenarios" &
 	wait
