@@ -256,9 +256,9 @@
  *             may be synchronous, and a filter that kills or traps the helper kills the
  *             VMM (not on 4.4) [r]
  *     5.18    MADV_DONTNEED_LOCKED, and MADV_DONTNEED for hugetlb [s]
- *     6.18    where sessions (autogroup) or control groups share the CPUs, one of several busy
- *             threads may keep all others from running for seconds: start and stop then wait
- *             for the helper as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
+ *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of
+ *             one may keep all others from running for seconds: start and stop then wait for
+ *             the helper as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
  *
  *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.1 was run on 4.4,
  *     4.18 (RHEL 8), 5.4, 5.10 and 7.3-rc7; this one on 5.10, 6.1, 6.12 and 6.18.
