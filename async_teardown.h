@@ -295,12 +295,18 @@
 #define ASYNC_TEARDOWN_VERSION 10200	/* 1.2.0; 1.2.3 would be 10203 */
 
 #if defined(ASYNC_TEARDOWN_API)
-#elif defined(ASYNC_TEARDOWN_STATIC) && defined(__GNUC__)
-#define ASYNC_TEARDOWN_API static __attribute__((unused))
+#elif defined(ASYNC_TEARDOWN_STATIC) && (defined(__GNUC__) || defined(__clang__))
+#define ASYNC_TEARDOWN_API static __attribute__((__unused__))
 #elif defined(ASYNC_TEARDOWN_STATIC)
 #define ASYNC_TEARDOWN_API static
 #else
 #define ASYNC_TEARDOWN_API extern
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define ASYNC_TEARDOWN_CHECKED __attribute__((__warn_unused_result__))
+#else
+#define ASYNC_TEARDOWN_CHECKED
 #endif
 
 #ifdef __cplusplus
@@ -417,7 +423,7 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * Makes no system call.  Any thread may call it, but not while another is in here or in
  * start.  start's cost grows with the highest number kept: the table is copied up to there.
  */
-ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n);
+ASYNC_TEARDOWN_API ASYNC_TEARDOWN_CHECKED int async_teardown_keep(const int *fds, int n);
 
 /*
  * Chooses how many threads helpers have from the next one on: n, or the nearest number from
@@ -425,7 +431,7 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n);
  * Linux 5.3, or where there is a seccomp filter and nothing was told before start.  Any
  * thread may call this at any time.
  */
-ASYNC_TEARDOWN_API void async_teardown_threads(int n);
+ASYNC_TEARDOWN_API int async_teardown_threads(int n);
 
 #ifdef __cplusplus
 }
@@ -444,458 +450,96 @@ ASYNC_TEARDOWN_API void async_teardown_threads(int n);
 
 #ifdef __cplusplus
 extern "C" {
+#endif
 #pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpragmas"	/* gcc: what follows, and pack, may be unknown */
+#pragma GCC diagnostic ignored "-Wunknown-warning-option"	/* clang: the same */
 #pragma GCC diagnostic ignored "-Wold-style-cast"
-#endif
-#ifdef __clang__
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wunknown-warning-option"
-#pragma clang diagnostic ignored "-Wunsafe-buffer-usage"	/* means pointers, in C */
-#endif
+#pragma GCC diagnostic ignored "-Wunsafe-buffer-usage"		/* means pointers, in C */
+#pragma pack(push, 16)	/* the kernel's layouts, whatever pack or -fpack-struct says */
 
 /*
- * The helper runs on the thread pointer of the thread that called start, and that
- * thread may be gone.  So its code calls nothing of libc and touches no thread-local
- * storage: no errno, and nothing that compilers keep there, such as stack
+ * The helper runs on the thread pointer of the thread that called start, and that thread
+ * may be gone.  So its code calls nothing of libc or of the compiler's library, and touches
+ * no thread-local storage: no errno, and nothing that compilers keep there, such as stack
  * protector canaries and the state of sanitizers and profilers.
+ *
+ * It has a section of its own, which the helper locks in memory; see atd_lock_memory.
  */
-#if !defined(__GNUC__) || defined(__TINYC__)	/* clang defines it as well */
+#if (!defined(__GNUC__) && !defined(__clang__)) || defined(__TINYC__)
 #error "async_teardown.h: needs gcc or clang"
 #elif defined(__clang__)
-#if __has_attribute(disable_sanitizer_instrumentation)
-#define ATD_BARE_MORE , disable_sanitizer_instrumentation
+#if __has_attribute(__disable_sanitizer_instrumentation__)
+#define ATD_BARE_MORE , __disable_sanitizer_instrumentation__, __no_profile_instrument_function__
 #else
 #define ATD_BARE_MORE
 #endif
-#define ATD_BARE no_stack_protector, no_instrument_function, no_split_stack, \
-	xray_never_instrument, no_sanitize("all", "coverage") ATD_BARE_MORE
+#define ATD_BARE __no_stack_protector__, __no_instrument_function__, __no_split_stack__, \
+	__xray_never_instrument__, __no_sanitize__("all", "coverage"), \
+	__section__("atd_text") ATD_BARE_MORE
 #else
 #ifdef __cplusplus	/* g++ refuses no_split_stack at a definition */
 #define ATD_BARE_MORE
 #else
-#define ATD_BARE_MORE , no_split_stack
+#define ATD_BARE_MORE , __no_split_stack__
 #endif
-#if __GNUC__ >= 12
-#define ATD_BARE no_stack_protector, no_instrument_function, \
-	no_profile_instrument_function, no_sanitize_coverage, no_sanitize("all") ATD_BARE_MORE
+#if __GNUC__ >= 14
+#define ATD_BARE __no_stack_protector__, __no_instrument_function__, \
+	__no_profile_instrument_function__, __no_sanitize_coverage__, __no_sanitize__("all"), \
+	__optimize__("no-trapv", "no-harden-control-flow-redundancy"), __strub__("callable"), \
+	__section__("atd_text") ATD_BARE_MORE
+#elif __GNUC__ >= 12
+#define ATD_BARE __no_stack_protector__, __no_instrument_function__, \
+	__no_profile_instrument_function__, __no_sanitize_coverage__, __no_sanitize__("all"), \
+	__optimize__("no-trapv"), __section__("atd_text") ATD_BARE_MORE
 #else
-#define ATD_BARE optimize("no-stack-protector"), no_instrument_function, \
-	no_profile_instrument_function, no_sanitize("all") ATD_BARE_MORE
+#define ATD_BARE __optimize__("no-stack-protector", "no-trapv"), __no_instrument_function__, \
+	__no_profile_instrument_function__, __no_sanitize__("all"), \
+	__section__("atd_text") ATD_BARE_MORE
 #endif
 #endif
 #define ATD_FN static __attribute__((ATD_BARE))
-#define ATD_OUT static __attribute__((noinline, ATD_BARE))	/* out of line: smaller */
+#define ATD_NOINLINE static __attribute__((__noinline__, ATD_BARE))	/* smaller */
 
 /*
- * For the public functions that make system calls: to their callers they have to be
- * calls, after which vector registers are anything, for some do not survive a system
- * call (SVE, RISC-V V).  What they are inlined into may use these although this code is
- * compiled without, and so without the clobbers below: a target attribute does it, and
- * link-time optimization.  gcc's -fipa-ra would look into what is merely not inlined.
+ * The public functions have to be calls to their callers, after which vector registers are
+ * anything, for some do not survive a system call (SVE, RISC-V V).  What they are inlined
+ * into may use these although this code is compiled without, and so without the clobbers
+ * below: a target attribute does it, and link-time optimization.  gcc's -fipa-ra would look
+ * into what is merely not inlined.
  */
 #if !defined(__clang__) && __GNUC__ >= 8
-#define ATD_OPAQUE __attribute__((noipa))
+#define ATD_OPAQUE __attribute__((__noipa__, ATD_BARE))
 #else
-#define ATD_OPAQUE __attribute__((noinline))
+#define ATD_OPAQUE __attribute__((__noinline__, ATD_BARE))
 #endif
 
 /*
- * Layer 1: the architecture.  Each block has the same three things:
+ * What the code needs of the kernel's interface.  Own definitions, because libc's hide
+ * behind feature macros that the including file may not have set, and the kernel's headers
+ * clash with libc's.  The system calls themselves, by architecture, stand at the end.
  *
- *   ATD_EM       its ELF machine number, which the seccomp filter checks
- *   atd_syscall  a system call; returns what the kernel does, -errno included
- *   atd_clone    clone(2); the child calls entry on the new stack
- *
- * and begins with: the instruction; where the number, the arguments and the
- * result are; what else the kernel overwrites.  Sources: syscall(2), and the
- * kernel's entry code and Documentation/arch.  Floating-point and vector registers
- * survive where nothing else is said.  An unused argument is not read by the kernel,
- * neither are those of clone that belong to flags that are not set.
+ * ATD_EM is the architecture's ELF machine number, which a seccomp filter checks.
  */
 #if defined(__x86_64__) && !defined(__ILP32__)
-
-/* syscall; rax; rdi rsi rdx r10 r8; rax; rcx r11 */
 #define ATD_EM 62
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-
-	__asm__ volatile("syscall"
-		: "+a"(nr)
-		: "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-		: "rcx", "r11", "cc", "memory");
-	return nr;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register void (*fn)(void) __asm__("r9") = entry;
-	register long r10 __asm__("r10") = tid;
-	long ret = __NR_clone;
-
-	__asm__ volatile(
-		"syscall\n\t"
-		"test{q %%rax, %%rax| rax, rax}\n\t"
-		"jnz 1f\n\t"
-		"call {*}%[fn]\n"
-		"1:"
-		: "+a"(ret)
-		: "D"(flags), "S"(stack), "r"(r10), [fn] "r"(fn)
-		: "rcx", "r11", "cc", "memory");
-	return ret;
-}
-
 #elif defined(__i386__)
-
-/* int $0x80; eax; ebx ecx edx esi edi; eax; none */
 #define ATD_EM 3
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	__asm__ volatile("int {$0x80|0x80}"
-		: "+a"(nr)
-		: "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
-		: "cc", "memory");
-	return nr;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	long ret = __NR_clone;
-
-	__asm__ volatile(
-		"int {$0x80|0x80}\n\t"
-		"test{l %%eax, %%eax| eax, eax}\n\t"
-		"jnz 1f\n\t"
-		"call {*}%[fn]\n"
-		"1:"
-		: "+a"(ret)
-		: "b"(flags), "c"(stack), [fn] "S"(entry), "D"(tid)
-		: "cc", "memory");
-	return ret;
-}
-
 #elif defined(__aarch64__) && defined(__LP64__) && !defined(__AARCH64EB__)
-
-/* svc #0; x8; x0 x1 x2 x3 x4; x0; of SVE p0-p15 ffr, and z0-z31 but for their low 128
- * bits (sve.rst).  A clobber can only name all of z0-z31.  No compiler keeps anything
- * in ffr, and clang does not know it. */
-#ifdef __ARM_FEATURE_SVE
-#define ATD_VECTORS , \
-	"z0", "z1", "z2", "z3", "z4", "z5", "z6", "z7", \
-	"z8", "z9", "z10", "z11", "z12", "z13", "z14", "z15", \
-	"z16", "z17", "z18", "z19", "z20", "z21", "z22", "z23", \
-	"z24", "z25", "z26", "z27", "z28", "z29", "z30", "z31", \
-	"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", \
-	"p8", "p9", "p10", "p11", "p12", "p13", "p14", "p15"
-#else
-#define ATD_VECTORS
-#endif
 #define ATD_EM 183
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long x8 __asm__("x8") = nr;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-
-	__asm__ volatile("svc #0"
-		: "+r"(x0)
-		: "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
-		: "cc", "memory" ATD_VECTORS);
-	return x0;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long x8 __asm__("x8") = __NR_clone;
-	register long x0 __asm__("x0") = flags;
-	register void *x1 __asm__("x1") = stack;
-	register long x4 __asm__("x4") = tid;
-	register void (*fn)(void) __asm__("x9") = entry;
-
-	__asm__ volatile(
-		"svc #0\n\t"
-		"cbnz x0, 1f\n\t"
-		"blr %[fn]\n"
-		"1:"
-		: "+r"(x0)
-		: "r"(x8), "r"(x1), "r"(x4), [fn] "r"(fn)
-		: "cc", "memory" ATD_VECTORS);
-	return x0;
-}
-
 #elif defined(__arm__) && defined(__ARM_EABI__) && !defined(__ARMEB__) && \
 	__ARM_ARCH >= 6 && (!defined(__thumb__) || defined(__thumb2__))
-
-/* svc #0; r7; r0 r1 r2 r3 r4; r0; none.  Thumb code may use r7 as its frame
- * pointer and then no operand can have it, so it is kept in ip meanwhile. */
 #define ATD_EM 40
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long r0 __asm__("r0") = a;
-	register long r1 __asm__("r1") = b;
-	register long r2 __asm__("r2") = c;
-	register long r3 __asm__("r3") = d;
-	register long r4 __asm__("r4") = e;
-
-	__asm__ volatile(
-		"mov ip, r7\n\t"
-		"mov r7, %[nr]\n\t"
-		"svc #0\n\t"
-		"mov r7, ip"
-		: "+r"(r0)
-		: [nr] "r"(nr), "r"(r1), "r"(r2), "r"(r3), "r"(r4)
-		: "ip", "cc", "memory");
-	return r0;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long r0 __asm__("r0") = flags;
-	register void *r1 __asm__("r1") = stack;
-	register long nr __asm__("r2") = __NR_clone;
-	register void (*fn)(void) __asm__("r3") = entry;
-	register long r4 __asm__("r4") = tid;
-
-	__asm__ volatile(
-		"mov ip, r7\n\t"
-		"mov r7, %[nr]\n\t"
-		"svc #0\n\t"
-		"mov r7, ip\n\t"
-		"cmp r0, #0\n\t"
-		"bne 1f\n\t"
-		"blx %[fn]\n"
-		"1:"
-		: "+r"(r0)
-		: [nr] "r"(nr), "r"(r1), "r"(r4), [fn] "r"(fn)
-		: "ip", "cc", "memory");
-	return r0;
-}
-
 #elif defined(__riscv) && __riscv_xlen == 64
-
-/* ecall; a7; a0 a1 a2 a3 a4; a0; of V v0-v31 vl vtype (vector.rst).  gcc 12 knows no such
- * names, but makes no use of V either.  clang 17 does not know the last two, but takes
- * every asm to overwrite them. */
-#define ATD_V0_V31 \
-	"v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", \
-	"v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", \
-	"v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", \
-	"v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31"
-#if !defined(__riscv_vector) || (!defined(__clang__) && __GNUC__ < 13)
-#define ATD_VECTORS
-#elif defined(__clang__) && __clang_major__ < 18
-#define ATD_VECTORS , ATD_V0_V31
-#else
-#define ATD_VECTORS , ATD_V0_V31, "vl", "vtype"
-#endif
 #define ATD_EM 243
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long a7 __asm__("a7") = nr;
-	register long a0 __asm__("a0") = a;
-	register long a1 __asm__("a1") = b;
-	register long a2 __asm__("a2") = c;
-	register long a3 __asm__("a3") = d;
-	register long a4 __asm__("a4") = e;
-
-	__asm__ volatile("ecall"
-		: "+r"(a0)
-		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
-		: "memory" ATD_VECTORS);
-	return a0;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long a7 __asm__("a7") = __NR_clone;
-	register long a0 __asm__("a0") = flags;
-	register void *a1 __asm__("a1") = stack;
-	register long a4 __asm__("a4") = tid;
-	register void (*fn)(void) __asm__("a5") = entry;
-
-	__asm__ volatile(
-		"ecall\n\t"
-		"bnez a0, 1f\n\t"
-		"jalr %[fn]\n"
-		"1:"
-		: "+r"(a0)
-		: "r"(a7), "r"(a1), "r"(a4), [fn] "r"(fn)
-		: "memory" ATD_VECTORS);
-	return a0;
-}
-
 #elif defined(__s390x__)
-
-/* svc 0; r1; r2 r3 r4 r5 r6; r2; none.  clone has its first two arguments the
- * other way round here: stack, flags. */
 #define ATD_EM 22
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long r1 __asm__("r1") = nr;
-	register long r2 __asm__("r2") = a;
-	register long r3 __asm__("r3") = b;
-	register long r4 __asm__("r4") = c;
-	register long r5 __asm__("r5") = d;
-	register long r6 __asm__("r6") = e;
-
-	__asm__ volatile("svc 0"
-		: "+d"(r2)
-		: "d"(r1), "d"(r3), "d"(r4), "d"(r5), "d"(r6)
-		: "cc", "memory");
-	return r2;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long r1 __asm__("r1") = __NR_clone;
-	register long r2 __asm__("r2") = (long)stack;
-	register long r3 __asm__("r3") = flags;
-	register long r5 __asm__("r5") = tid;
-	register void (*fn)(void) __asm__("r7") = entry;
-
-	__asm__ volatile(
-		"svc 0\n\t"
-		"ltgr %%r2, %%r2\n\t"
-		"jnz 1f\n\t"
-		"basr %%r14, %[fn]\n"
-		"1:"
-		: "+d"(r2)
-		: "d"(r1), "d"(r3), "d"(r5), [fn] "d"(fn)
-		: "cc", "memory");
-	return r2;
-}
-
 #elif defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)
-
-/* sc; r0; r3 r4 r5 r6 r7; r3, a positive errno if cr0.SO is set; r4-r12 ctr
- * cr0 xer.  A function is entered with its address in r12 (ELFv2 ABI). */
 #define ATD_EM 21
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long r0 __asm__("r0") = nr;
-	register long r3 __asm__("r3") = a;
-	register long r4 __asm__("r4") = b;
-	register long r5 __asm__("r5") = c;
-	register long r6 __asm__("r6") = d;
-	register long r7 __asm__("r7") = e;
-
-	__asm__ volatile(
-		"sc\n\t"
-		"bns+ 1f\n\t"
-		"neg 3, 3\n"
-		"1:"
-		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r5), "+r"(r6), "+r"(r7)
-		:
-		: "r8", "r9", "r10", "r11", "r12", "ctr", "cr0", "xer", "memory");
-	return r3;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long r0 __asm__("r0") = __NR_clone;
-	register long r3 __asm__("r3") = flags;
-	register void *r4 __asm__("r4") = stack;
-	register long r7 __asm__("r7") = tid;
-	register void (*fn)(void) __asm__("r14") = entry;
-
-	__asm__ volatile(
-		"sc\n\t"
-		"bns+ 1f\n\t"
-		"neg 3, 3\n"
-		"1:\n\t"
-		"cmpdi 3, 0\n\t"
-		"bne 2f\n\t"
-		"mr 12, %[fn]\n\t"
-		"mtctr 12\n\t"
-		"bctrl\n"
-		"2:"
-		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r7)
-		: [fn] "r"(fn)
-		: "r5", "r6", "r8", "r9", "r10", "r11", "r12", "ctr",
-		  "cr0", "xer", "memory");
-	return r3;
-}
-
 #elif defined(__loongarch__) && __loongarch_grlen == 64
-
-/* syscall 0; a7; a0 a1 a2 a3 a4; a0; t0-t8 */
 #define ATD_EM 258
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long a7 __asm__("$a7") = nr;
-	register long a0 __asm__("$a0") = a;
-	register long a1 __asm__("$a1") = b;
-	register long a2 __asm__("$a2") = c;
-	register long a3 __asm__("$a3") = d;
-	register long a4 __asm__("$a4") = e;
-
-	__asm__ volatile("syscall 0"
-		: "+r"(a0)
-		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
-		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
-		  "memory");
-	return a0;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long a7 __asm__("$a7") = __NR_clone;
-	register long a0 __asm__("$a0") = flags;
-	register void *a1 __asm__("$a1") = stack;
-	register long a3 __asm__("$a3") = tid;
-	register void (*fn)(void) __asm__("$a5") = entry;
-
-	__asm__ volatile(
-		"syscall 0\n\t"
-		"bnez $a0, 1f\n\t"
-		"jirl $ra, %[fn], 0\n"
-		"1:"
-		: "+r"(a0)
-		: "r"(a7), "r"(a1), "r"(a3), [fn] "r"(fn)
-		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
-		  "memory");
-	return a0;
-}
-
 #elif defined(__mips64) && _MIPS_SIM == 3 && __mips_isa_rev < 6	/* n64 */
-
-/* syscall; $2; $4 $5 $6 $7 $8; $2, a positive errno if $7 is set; $1 $3 $8-$15
- * $24 $25 hi lo, and $7.  A function is entered with its address in $25. */
 #define ATD_EM 8
-ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
-{
-	register long v0 __asm__("$2") = nr;
-	register long a0 __asm__("$4") = a;
-	register long a1 __asm__("$5") = b;
-	register long a2 __asm__("$6") = c;
-	register long a3 __asm__("$7") = d;
-	register long a4 __asm__("$8") = e;
-
-	__asm__ volatile("syscall"
-		: "+r"(v0), "+r"(a3), "+r"(a4)
-		: "r"(a0), "r"(a1), "r"(a2)
-		: "$1", "$3", "$10", "$11", "$12", "$13", "$14", "$15", "$24",
-		  "$25", "hi", "lo", "memory");
-	return a3 ? -v0 : v0;
-}
-ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
-{
-	register long v0 __asm__("$2") = __NR_clone;
-	register long a0 __asm__("$4") = flags;
-	register void *a1 __asm__("$5") = stack;
-	register long a3 __asm__("$7");
-	register long a4 __asm__("$8") = tid;
-	register void (*fn)(void) __asm__("$16") = entry;
-
-	__asm__ volatile(
-		"syscall\n\t"
-		"bnez $2, 1f\n\t"
-		"move $25, %[fn]\n\t"
-		"jalr $25\n"
-		"1:"
-		: "+r"(v0), "=r"(a3), "+r"(a4)
-		: "r"(a0), "r"(a1), [fn] "r"(fn)
-		: "$1", "$3", "$10", "$11", "$12", "$13", "$14", "$15",
-		  "$24", "$25", "hi", "lo", "memory");
-	return a3 ? -v0 : v0;
-}
-
 #else
 /* libc's syscall() is no way out: it writes errno, which is in the thread-local
  * storage of a thread that may be gone.  Not here either: big-endian arm, where
@@ -904,11 +548,6 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 #error "async_teardown.h: no system call block for this architecture; please add one"
 #endif
 
-/*
- * Layer 2: the kernel's interface, as far as it is used here.  Own definitions,
- * because libc's hide behind feature macros that the including file may not
- * have set, and the kernel's headers clash with libc's.
- */
 #ifdef __mips__
 #define ATD_NR_SINCE_5_0 5000	/* where the numbers common to all begin */
 #else
@@ -967,7 +606,7 @@ enum {
 struct atd_sigset { unsigned long bits[ATD_SIGSET_BYTES / sizeof(long)]; };
 struct atd_timespec { long sec, nsec; };
 struct atd_itimerspec { struct atd_timespec interval, value; };
-struct atd_sigevent { long value; int signo, notify; char unused[56 - sizeof(long)]; };
+struct atd_sigevent { long value; int signo, notify; char rest[56 - sizeof(long)]; };
 struct atd_pollfd { int fd; short events, revents; };
 struct atd_rlimit { unsigned long long cur, max; };
 struct atd_cap_header { unsigned int version; int pid; };
@@ -979,7 +618,12 @@ struct atd_dirent {
 	char name[16];
 };
 struct atd_insn { unsigned short code; unsigned char jt, jf; unsigned int k; };
-struct atd_prog { unsigned short len; const struct atd_insn *insns; };
+struct atd_prog { unsigned short len, pad[sizeof(void *) / 2 - 1]; const struct atd_insn *insns; };
+
+/* Returns what the kernel does, -errno included. */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e);
+/* clone(2); the child calls entry on the new stack. */
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid);
 
 /* A pointer as a system call argument. */
 ATD_FN long atd_arg(const volatile void *p)
@@ -988,13 +632,13 @@ ATD_FN long atd_arg(const volatile void *p)
 }
 
 /* A call of one argument, or none. */
-ATD_OUT long atd_call(long nr, long a)
+ATD_NOINLINE long atd_call(long nr, long a)
 {
 	return atd_syscall(nr, a, 0, 0, 0, 0);
 }
 
 /* The raw call, which also blocks the signals that libc keeps for itself. */
-ATD_OUT long atd_sigmask(long how, const struct atd_sigset *set, long old)
+ATD_NOINLINE long atd_sigmask(long how, const struct atd_sigset *set, long old)
 {
 	return atd_syscall(__NR_rt_sigprocmask, how, atd_arg(set), old, ATD_SIGSET_BYTES, 0);
 }
@@ -1008,22 +652,22 @@ ATD_FN void atd_fill(struct atd_sigset *set, unsigned long bits)
 		set->bits[i] = bits;
 }
 
-ATD_OUT long atd_prctl(long option, long arg, long arg2)
+ATD_NOINLINE long atd_prctl(long option, long arg, long arg2)
 {
 	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
 }
 
-ATD_OUT long atd_kill(long pid, long sig)
+ATD_NOINLINE long atd_kill(long pid, long sig)
 {
 	return atd_syscall(__NR_kill, pid, sig, 0, 0, 0);
 }
 
-ATD_OUT long atd_madvise(unsigned long from, unsigned long size, long advice)
+ATD_NOINLINE long atd_madvise(unsigned long from, unsigned long size, long advice)
 {
 	return atd_syscall(__NR_madvise, (long)from, (long)size, advice, 0, 0);
 }
 
-ATD_OUT long atd_munmap(unsigned long from, unsigned long size)
+ATD_NOINLINE long atd_munmap(unsigned long from, unsigned long size)
 {
 	return atd_syscall(__NR_munmap, (long)from, (long)size, 0, 0, 0);
 }
@@ -1041,7 +685,7 @@ ATD_FN long atd_unshare_vm(void)
 
 /* ppoll, because poll is restarted by a call of its own after SIGSTOP and
  * SIGCONT, restart_syscall, which the filter would kill. */
-ATD_OUT long atd_ppoll(long fds, long n, long timeout)
+ATD_NOINLINE long atd_ppoll(long fds, long n, long timeout)
 {
 	return atd_syscall(__NR_ppoll, fds, n, timeout, 0, 0);
 }
@@ -1060,26 +704,39 @@ ATD_FN int atd_await(int fd)
 	return ret > 0 ? 0 : -1;
 }
 
-/*
- * For what has to be waited for by looking.  Sleeps for 20 microseconds and a sixteenth
- * of what it has slept so far, and adds that up in *slept: to look ever less often leaves
- * the CPU to the one that is waited for.  Returns 0 when limit microseconds have been slept:
- * no wait is without an end.
- */
+/* Sleeps for so many microseconds, less than a second: the kernel refuses a timeout of a
+ * billion nanoseconds.  Returns 0, or -errno. */
 enum { ATD_MS = 1000, ATD_S = 1000000 };
-ATD_OUT long atd_nap(long *slept, long limit)
+ATD_NOINLINE long atd_nap(long us)
 {
 	struct atd_timespec t;
-	long us = 20 + *slept / 16, ret;
+	long ret;
 
-	if (*slept >= limit)
-		return 0;
-	*slept += us;
 	t.sec = 0;
 	t.nsec = us * 1000;
 	do	/* the call itself leaves in t what remains */
 		ret = atd_ppoll(0, 0, atd_arg(&t));
 	while (ret == -EINTR);
+	return ret;
+}
+
+/*
+ * A step of a wait that looks, sleeps and looks again.  Sleeps for 20 microseconds and a
+ * sixteenth of what the wait has slept so far, half a second at most, and adds that to
+ * *slept: to look ever less often leaves the CPU to the process that is waited for.
+ * Returns 1; 0 when limit microseconds have been slept, for no wait is without an end; or
+ * -errno.
+ */
+ATD_NOINLINE long atd_sleep_on(long *slept, long limit)
+{
+	long us = 20 + *slept / 16, ret;
+
+	if (*slept >= limit)
+		return 0;
+	if (us > ATD_S / 2)
+		us = ATD_S / 2;
+	*slept += us;
+	ret = atd_nap(us);
 	return ret < 0 ? ret : 1;
 }
 
@@ -1100,41 +757,48 @@ ATD_OUT long atd_nap(long *slept, long limit)
 #if ASYNC_TEARDOWN_RANGES < 1 || ASYNC_TEARDOWN_RANGES > 4096
 #error "async_teardown.h: ASYNC_TEARDOWN_RANGES has to be 1 to 4096"
 #endif
+/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function
+ * writes to its caller's frame, and the first function has no caller.  Frames are
+ * large there, and where functions save vector registers. */
+#if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__) || \
+	defined(__ARM_FEATURE_SVE) || defined(__riscv_vector)
+#define ATD_STACK_TOP 256
+#define ATD_STACK_SIZE 3072
+#else
+#define ATD_STACK_TOP 0
+#define ATD_STACK_SIZE 768
+#endif
+#ifndef ATD_STACK		/* for a test */
+#define ATD_STACK ATD_STACK_SIZE
+#endif
 enum {
 	ATD_THREADS = ASYNC_TEARDOWN_THREADS,
 	ATD_RANGES = ASYNC_TEARDOWN_RANGES,
 	ATD_KEPT = 8,
-	/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function
-	 * writes to its caller's frame, and the first function has no caller.  Frames are
-	 * large there, and where functions save vector registers. */
-#if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__) || \
-	defined(__ARM_FEATURE_SVE) || defined(__riscv_vector)
-	ATD_STACK_TOP = 256,
-	ATD_STACK = 3072
-#else
-	ATD_STACK_TOP = 0,
-	ATD_STACK = 768
-#endif
+	ATD_WORDS = ATD_STACK / (int)sizeof(long),
+	ATD_SPARE = ATD_WORDS / 3	/* of a stack, what set-up may not use */
 };
 /* How far the helper has come; or -errno when it has failed and is about to exit. */
-enum { ATD_READY = 0, ATD_SETTING_UP = 1, ATD_DOOMED = 2 };
+enum { ATD_READY = 0, ATD_SETTING_UP = 1, ATD_LOCKING = 2, ATD_DOOMED = 3 };
 
 struct atd_fds { int n, fd[ATD_KEPT]; };
 struct atd_area { unsigned long from, to; };	/* to is 0: none */
 
 static struct {
+	/* Told by the VMM: its RAM, also while the helper lives; last the helper's image. */
+	struct atd_area area[ATD_RANGES + 1];
+
 	/* The helper's own.  First a buffer: for one on the stack, a compiler that
-	 * initializes all locals may call memset.  Here it also takes what overflows. */
+	 * initializes all locals may call memset. */
 	union {
 		char bytes[sizeof(struct atd_sigevent)];
 		struct atd_dirent dirent;
 		struct atd_rlimit limit;
 		struct atd_sigevent event;
 	} scratch;
-#if ASYNC_TEARDOWN_THREADS > 1
-	char worker_stacks[ASYNC_TEARDOWN_THREADS - 1][ATD_STACK];
-#endif
-	char stack[ATD_STACK];
+	/* The last one is the first thread's.  What overflows them spoils what stands before
+	 * them here, and nothing of the VMM's. */
+	unsigned long stack[ATD_THREADS][ATD_WORDS] __attribute__((__aligned__(64)));
 	struct atd_cap_data caps[2];
 	int pidfd;		/* of the VMM; or -errno */
 	int timer;		/* ends a release that hangs; or -1 */
@@ -1150,11 +814,11 @@ static struct {
 	struct atd_fds kept;
 	int threads;
 	int filtered;		/* is there a seccomp filter already? */
+	int may_lock;		/* its pages in memory */
 
-	/* Told by the VMM, also while the helper lives. */
-	struct atd_area area[ATD_RANGES + 1];	/* the RAM; last the helper's image */
-	struct atd_fds keep;
-	int want;		/* how many threads; 0: all */
+	/* Told by the VMM, for the next helper. */
+	struct atd_fds told_fds;
+	int told_threads;	/* 0: all */
 
 	/* The VMM's. */
 	int lock;		/* 0, or the PID of the process that is inside */
@@ -1164,23 +828,24 @@ static struct {
 	int progress;		/* the helper's report, while start waits */
 	int status;		/* of a child that has been reaped */
 	int result;		/* what start returns */
-} atd_shared __attribute__((aligned(64)));
+	int overflown;		/* a stack was too small: no helper is safe */
+} atd_shared __attribute__((__aligned__(64)));
 
 /* The end of the addresses.  On 64 bits the top byte may not count: on arm64, 1 << 56
  * is 0. */
 #define ATD_TOP (sizeof(long) == 8 ? 1UL << (8 * sizeof(long) - 8) : 0UL)
 
 /*
- * Layer 3: what the VMM tells.
+ * What the VMM tells.
  *
  * The VMM may be killed anywhere in here, and its helper then reads the table.  So an
  * area does not count while its end is 0, and its start is written before its end.
  */
-ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
 {
 	const unsigned long from = (unsigned long)atd_arg(start), to = size ? from + size : 0;
 	struct atd_area *const image = &atd_shared.area[ATD_RANGES], *a;
-	unsigned long unused;
+	unsigned long none;
 
 	/* No end past the top, also when rounded up, and no tag in the top byte. */
 	if (!from || (size && to <= from) || to > ATD_TOP - 0x10000)
@@ -1193,17 +858,17 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
 			return 0;
 		}
 	for (a = atd_shared.area; size && a < image; a++) {
-		unused = 0;
-		if (__atomic_compare_exchange_n(&a->from, &unused, from, 0,
+		none = 0;
+		if (__atomic_compare_exchange_n(&a->from, &none, from, 0,
 				__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
 			__atomic_store_n(&a->to, to, __ATOMIC_RELEASE);
 			return 0;
 		}
 	}
-	return size ? -ENOSPC : 0;
+	return size ? -ENOSPC : -ENOENT;
 }
 
-ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 {
 	int i, j;
 
@@ -1216,48 +881,48 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 			if (fds[i] == fds[j])
 				return -EINVAL;
 	}
-	__atomic_store_n(&atd_shared.keep.n, 0, __ATOMIC_RELEASE);
+	/* A helper that lives would not hold them, and its signs would come too early. */
+	if (__atomic_load_n(&atd_shared.pid, __ATOMIC_RELAXED) &&
+	    __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE) &&
+	    atd_shared.vmm == atd_call(__NR_getpid, 0))
+		return -EBUSY;
+	__atomic_store_n(&atd_shared.told_fds.n, 0, __ATOMIC_RELEASE);
 	for (i = 0; i < n; i++)
-		__atomic_store_n(&atd_shared.keep.fd[i], fds[i], __ATOMIC_RELAXED);
-	__atomic_store_n(&atd_shared.keep.n, n, __ATOMIC_RELEASE);
+		__atomic_store_n(&atd_shared.told_fds.fd[i], fds[i], __ATOMIC_RELAXED);
+	__atomic_store_n(&atd_shared.told_fds.n, n, __ATOMIC_RELEASE);
 	return 0;
 }
 
-ASYNC_TEARDOWN_API void async_teardown_threads(int n)
+ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_threads(int n)
 {
-	__atomic_store_n(&atd_shared.want, n < 1 ? 1 : n, __ATOMIC_RELAXED);
+	n = n < 1 ? 1 : n > ATD_THREADS ? ATD_THREADS : n;
+	__atomic_store_n(&atd_shared.told_threads, n, __ATOMIC_RELAXED);
+	return n;
 }
 
 /*
- * Layer 4: the VMM's side.
+ * The VMM's side.
  *
- * One thread at a time, with signals blocked: no handler may run in the helper,
- * nor call in here while the lock is held.  Not SIGSYS, by which a filter of the
- * VMM's may want to answer a call: that is forced, and fatal if it is blocked.
+ * One thread at a time, with signals blocked: no handler may run in the helper, nor call in
+ * here while the lock is held.  Not SIGSYS, by which a filter of the VMM's may want to
+ * answer a call: that is forced, and fatal if it is blocked.
  */
 enum { ATD_WANTED = 1 << 30 };	/* in lock, beside the PID: another thread sleeps for it */
 
-static long atd_enter(struct atd_sigset *old, int self)
+ATD_FN long atd_enter(struct atd_sigset *old, int self)
 {
-	const unsigned long sigsys = 1UL << (ATD_SIGSYS - 1);
-	struct atd_sigset all, was;
-	long ret, slept;
+	struct atd_sigset most;
+	long ret;
 	int holder, naps = 0;
 
-	/* First block SIGSYS as well, and see whether the kernel has done it: a handler
-	 * that answers this call would answer the helper's too, on the helper's stack. */
-	atd_fill(&all, ~0UL);
-	atd_fill(old, 0);
-	was.bits[0] = 0;
-	ret = atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(old));
-	if (ret == 0) {
-		all.bits[0] = ~sigsys | old->bits[0];
-		ret = atd_sigmask(ATD_SIG_SETMASK, &all, atd_arg(&was));
-	}
-	if (ret == 0 && !(was.bits[0] & sigsys)) {
-		atd_sigmask(ATD_SIG_SETMASK, old, 0);
+	atd_fill(&most, ~0UL);
+	most.bits[0] &= ~(1UL << (ATD_SIGSYS - 1));
+	atd_fill(old, ~0UL);
+	ret = atd_sigmask(ATD_SIG_BLOCK, &most, atd_arg(old));
+	/* The kernel never says that SIGKILL is blocked: then this has not been written, but
+	 * a handler of SIGSYS has answered. */
+	if (ret == 0 && old->bits[0] & 1UL << (ATD_SIGKILL - 1))
 		ret = -EPERM;
-	}
 	if (ret != 0)
 		return ret < 0 ? ret : -EPERM;
 
@@ -1271,15 +936,13 @@ static long atd_enter(struct atd_sigset *old, int self)
 				return 0;
 		__atomic_compare_exchange_n(&atd_shared.lock, &holder, self | ATD_WANTED, 0,
 			__ATOMIC_RELAXED, __ATOMIC_RELAXED);
-		/* A millisecond each time.  Not for ever: the holder may be in a process that
-		 * had the same PID. */
-		slept = 15 * ATD_MS;
-	} while (atd_nap(&slept, ATD_S) > 0 && ++naps < 30000);
+		/* Not for ever: the holder may be in a process that had the same PID. */
+	} while (atd_nap(ATD_MS) == 0 && ++naps < 30000);
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
 	return -ETIMEDOUT;
 }
 
-static void atd_leave(struct atd_sigset *old)
+ATD_FN void atd_leave(struct atd_sigset *old)
 {
 	const int held = __atomic_exchange_n(&atd_shared.lock, 0, __ATOMIC_RELEASE);
 	long slept = 0;
@@ -1287,7 +950,7 @@ static void atd_leave(struct atd_sigset *old)
 	/* The other thread looks once a millisecond.  Without this, one that starts and
 	 * stops in a loop would never let it in. */
 	while (held & ATD_WANTED && !__atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED) &&
-	       atd_nap(&slept, 2 * ATD_MS) > 0)
+	       atd_sleep_on(&slept, 2 * ATD_MS) > 0)
 		;
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
 }
@@ -1305,7 +968,7 @@ ATD_FN long atd_reap(long pid)
 	long ret, slept = 0;
 
 	while ((ret = atd_wait(pid)) == 0)
-		if (atd_nap(&slept, 30 * ATD_S) <= 0)
+		if (atd_sleep_on(&slept, 30 * ATD_S) <= 0)
 			return -ETIMEDOUT;
 	return ret > 0 ? 0 : ret;
 }
@@ -1335,49 +998,77 @@ ATD_FN long atd_running(int self)
 /* Kills the helper and reaps it. */
 ATD_FN long atd_end(void)
 {
-	long ret = atd_kill(atd_shared.pid, ATD_SIGKILL);
+	/* Read once: where another process shares this memory, which is forbidden, it may
+	 * become 0, and a signal to 0 would end the VMM's process group. */
+	const int pid = __atomic_load_n(&atd_shared.pid, __ATOMIC_RELAXED);
+	long ret = pid > 0 ? atd_kill(pid, ATD_SIGKILL) : -ESRCH;
 
 	if (ret < 0)
 		return ret;
 	__atomic_store_n(&atd_shared.progress, ATD_DOOMED, __ATOMIC_RELAXED);
-	ret = atd_reap(atd_shared.pid);
+	ret = atd_reap(pid);
 	if (ret == 0 || ret == -ECHILD)
 		atd_shared.pid = 0;
 	return ret == -ECHILD ? 0 : ret;
 }
 
-static void atd_main(void) __attribute__((noreturn, noinline, ATD_BARE));
+/* Marks the end of each stack; or tells whether the marks still stand. */
+ATD_NOINLINE int atd_marks(int anew)
+{
+	volatile unsigned long *word;
+	int i, j;
 
-ATD_FN long atd_start_helper(void)
+	for (i = 0; i < ATD_THREADS; i++)
+		for (j = 0; j < ATD_SPARE; j++) {
+			word = &atd_shared.stack[i][j];
+			if (anew)
+				*word = ~0UL / 3;
+			else if (*word != ~0UL / 3)
+				return 0;
+		}
+	return 1;
+}
+
+/* Where the stack begins that a thread of the helper runs on, from 0 on. */
+ATD_FN void *atd_stack(int thread)
+{
+	return (char *)(atd_shared.stack + ATD_THREADS - thread) - ATD_STACK_TOP;
+}
+
+ATD_NOINLINE __attribute__((__noreturn__)) void atd_main(void);
+
+/* Returns the helper's PID, -errno, or 0 if it could not lock its memory in time. */
+ATD_FN long atd_start_helper(int may_lock)
 {
 	long ret, pid, dead, slept = 0;
 	int progress;
 
-	/* A filter may refuse ppoll.  The loop below would then spin, and in a real-time
-	 * thread keep the helper from running at all. */
-	ret = atd_nap(&slept, 1);
-	if (ret < 0)
-		return ret;
-
+	atd_marks(1);
+	atd_shared.may_lock = may_lock;
+	atd_shared.ready = 0;
+	atd_shared.alive = 1;
+	atd_shared.progress = ATD_SETTING_UP;
 	pid = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_CHILD_CLEARTID,
-		atd_shared.stack + ATD_STACK - ATD_STACK_TOP, atd_main, atd_arg(&atd_shared.alive));
+		atd_stack(0), atd_main, atd_arg(&atd_shared.alive));
 	if (pid < 0)
 		return pid;
 	atd_shared.pid = (int)pid;
 
-	/* It polls, for to be woken by the helper would take one more call in its filter. */
-	slept = 0;
+	/* It looks again and again: a helper that wakes it would need one more call in its
+	 * filter. */
 	do {
 		dead = atd_wait(pid);
 		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
-		if (dead || progress != ATD_SETTING_UP)
+		if (dead || progress <= ATD_READY)
 			break;
 		/* A SIGSTOP of the VMM's process group may have hit it just before setsid.
 		 * The group's SIGCONT then does not. */
 		if (slept > 20 * ATD_MS)
 			atd_kill(pid, ATD_SIGCONT);
-	} while (atd_nap(&slept, 30 * ATD_S) > 0);
-	if (!dead && progress == ATD_READY)
+	} while (atd_sleep_on(&slept, progress == ATD_LOCKING ? ATD_S : 30 * ATD_S) > 0);
+	if (!atd_marks(0))
+		atd_shared.overflown = 1;
+	else if (!dead && progress == ATD_READY)
 		return pid;
 
 	if (!dead) {
@@ -1387,16 +1078,22 @@ ATD_FN long atd_start_helper(void)
 			return ret;
 	}
 	atd_shared.pid = 0;
+	if (atd_shared.overflown)
+		return -EOVERFLOW;
 	if (progress < 0)
 		return progress;
+	if (dead < 0)		/* another thread has reaped it */
+		return dead;
 	if (!dead)
-		return -ETIMEDOUT;
+		return progress == ATD_LOCKING ? 0 : -ETIMEDOUT;
 	return (atd_shared.status & 0x7f) == ATD_SIGSYS ? -EPERM : -ECANCELED;
 }
 
-ATD_OUT __attribute__((noreturn)) void atd_starter(void)
+ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 {
-	atd_shared.result = (int)atd_start_helper();
+	long ret = atd_start_helper(!atd_shared.filtered);
+
+	atd_shared.result = (int)(ret ? ret : atd_start_helper(0));
 	for (;;)
 		atd_call(__NR_exit, 0);
 }
@@ -1412,11 +1109,12 @@ ATD_OUT __attribute__((noreturn)) void atd_starter(void)
  * but not at 1; a socket there (Linux 6.16) does.  SELinux wants a permission to change a
  * hard limit: only 0 is changed, if that is permitted.
  */
-ATD_OUT long atd_first_steps(void)
+ATD_NOINLINE long atd_first_steps(void)
 {
 	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
 	struct atd_sigset all;
 	long ret;
+	int raise;
 
 	atd_fill(&all, ~0UL);
 	ret = atd_sigmask(ATD_SIG_BLOCK, &all, 0);
@@ -1428,16 +1126,30 @@ ATD_OUT long atd_first_steps(void)
 	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, 0, atd_arg(limit), 0);
 	if (ret < 0)
 		return ret;
+	raise = limit->max == 0;
+	if (raise)
+		limit->max = 1;
 	limit->cur = 1;
-	limit->max += limit->max == 0;
 	ret = atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_CORE, atd_arg(limit), 0, 0);
-	return limit->max > 1 ? ret : 0;
+	return raise ? 0 : ret;
 }
 
-ATD_OUT __attribute__((noreturn)) void atd_try_exit(void)
+/*
+ * Where there is a filter, a process tries first what the helper could not survive: a
+ * filter that refuses exit, and a handler of SIGSYS that answers rt_sigprocmask, for that
+ * would answer the helper's calls, too.  If it does as the kernel would, SIGSYS is blocked
+ * now, and the second call kills this process.
+ */
+ATD_NOINLINE __attribute__((__noreturn__)) void atd_try(void)
 {
+	struct atd_sigset all, was;
+
 	atd_first_steps();
-	atd_call(__NR_exit, 0);
+	atd_fill(&all, ~0UL);
+	atd_fill(&was, 0);
+	atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(&was));
+	if (was.bits[0] & 1UL << (ATD_SIGSYS - 1))
+		atd_call(__NR_exit, 0);
 	atd_call(__NR_exit_group, 1);
 	__builtin_trap();
 }
@@ -1452,15 +1164,17 @@ ATD_OUT __attribute__((noreturn)) void atd_try_exit(void)
  * With CLONE_VFORK the caller waits until the thread has let go of the memory.  So the
  * thread can run on the caller's stack, below all that is in use; and if a filter answers
  * one of its calls by SIGSYS, the handler has room.  If a filter refused exit, the caller
- * would wait for ever.  So where there is a filter, a process tries exit first.
+ * would wait for ever: see atd_try.
  */
-static long atd_launch(int self)
+ATD_FN long atd_launch(int self)
 {
 	char *const below = (char *)__builtin_frame_address(0) - 2048;
 	char *const stack = below - ((unsigned long)atd_arg(below) & 63);
 	long ret, tid, slack, slept = 0;
 	int i, n;
 
+	if (atd_shared.overflown)
+		return -EOVERFLOW;
 	/* The timer slack lengthens every sleep, and the helper inherits it. */
 	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
 	if ((unsigned long)slack > -4096UL)
@@ -1469,35 +1183,35 @@ static long atd_launch(int self)
 	if (ret < 0)
 		return ret;
 
+	/* A filter may refuse ppoll.  Without it nothing could be waited for; and in a
+	 * real-time thread, a loop would keep the helper from running at all. */
+	ret = atd_nap(1);
 	atd_shared.filtered = atd_prctl(ATD_PR_GET_SECCOMP, 0, 0) != 0;
-	if (atd_shared.filtered) {
-		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_try_exit, 0);
+	if (ret == 0 && atd_shared.filtered) {
+		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_try, 0);
 		if (ret > 0)
 			ret = atd_reap(ret);
 		if (ret == 0 && atd_shared.status)
 			ret = -EPERM;
 	}
 
-	n = __atomic_load_n(&atd_shared.keep.n, __ATOMIC_ACQUIRE);
+	n = __atomic_load_n(&atd_shared.told_fds.n, __ATOMIC_ACQUIRE);
 	for (i = 0; i < n; i++)
 		__atomic_store_n(&atd_shared.kept.fd[i],
-			__atomic_load_n(&atd_shared.keep.fd[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+			__atomic_load_n(&atd_shared.told_fds.fd[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
 	atd_shared.kept.n = n;
-	n = __atomic_load_n(&atd_shared.want, __ATOMIC_RELAXED);
-	atd_shared.threads = n < 1 || n > ATD_THREADS ? ATD_THREADS : n;
-	atd_shared.ready = 0;
+	n = __atomic_load_n(&atd_shared.told_threads, __ATOMIC_RELAXED);
+	atd_shared.threads = n ? n : ATD_THREADS;
 	atd_shared.pid = 0;
-	atd_shared.alive = 1;
-	atd_shared.progress = ATD_SETTING_UP;
 	atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
 	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
 
-	if (ret >= 0) {
+	if (ret == 0) {
 		tid = ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
 			ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_starter, 0);
 		/* For a moment there still is that thread.  While it is there, the caller
 		 * cannot unshare its user namespace, for example. */
-		while (tid > 0 && atd_kill(tid, 0) == 0 && atd_nap(&slept, ATD_S) > 0)
+		while (tid > 0 && atd_kill(tid, 0) == 0 && atd_sleep_on(&slept, ATD_S) > 0)
 			;
 	}
 	atd_prctl(ATD_PR_SET_TIMERSLACK, slack, 0);
@@ -1505,7 +1219,7 @@ static long atd_launch(int self)
 }
 
 /* Sees to it that there is a helper, or that there is none. */
-static long atd_switch(int self, int on)
+ATD_NOINLINE long atd_switch(int self, int on)
 {
 	struct atd_sigset old;
 	long ret = atd_enter(&old, self);
@@ -1546,8 +1260,8 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 }
 
 /*
- * Layer 5: the helper, in the order of its life: it is set up, waits for the VMM's
- * end, releases what is mapped, does the rest of the work with its threads, and leaves.
+ * The helper, in the order of its life: it is set up, waits for the VMM's end, releases
+ * what is mapped, does the rest of the work with its threads, and leaves.
  *
  * The filter is all that the helper may call once start has returned.  An attacker who
  * controls the VMM can rewrite the helper's memory; the filter keeps him from privileges
@@ -1556,57 +1270,58 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
  */
 #define ATD_AUDIT_ARCH (ATD_EM | (sizeof(long) == 8 ? 0x80000000U : 0U) | \
 	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0x40000000U : 0U))
+#define ATD_ARG_LOW(i)	(16 + 8 * (i) + (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 4))
 #define ATD_LOAD(offset)	{ 0x20, 0, 0, offset }	/* of struct seccomp_data */
-#define ATD_JEQ(k, yes, no)	{ 0x15, yes, no, k }	/* how many to skip */
+#define ATD_UNLESS(value, skip)	{ 0x15, 0, skip, value }
 #define ATD_RETURN(action)	{ 0x06, 0, 0, action }
-#define ATD_KILL		0x80000000U	/* all threads; before Linux 4.14 this one */
-#define ATD_ALLOW		0x7fff0000U
-#define ATD_NR			0
-#define ATD_ARCH		4
-#define ATD_ARG_LOW(i)		(16 + 8 * (i) + \
-	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 4))
+#define ATD_KILL		ATD_RETURN(0x80000000U)	/* all threads; before Linux 4.14 this one */
+#define ATD_ALLOW		ATD_RETURN(0x7fff0000U)
+/* A rule; and one with a value for an argument.  Each is whole in itself: it finds the call's
+ * number loaded, and leaves it so. */
+#define ATD_MAY(nr)	ATD_UNLESS(nr, 1), ATD_ALLOW
+#define ATD_MAY_IF(nr, i, value) \
+	ATD_UNLESS(nr, 4), ATD_LOAD(ATD_ARG_LOW(i)), ATD_UNLESS(value, 1), ATD_ALLOW, ATD_LOAD(0)
 
 static const struct atd_insn atd_filter[] = {
-	ATD_LOAD(ATD_ARCH),
-	ATD_JEQ(ATD_AUDIT_ARCH, 1, 0), ATD_RETURN(ATD_KILL),
-	ATD_LOAD(ATD_NR),
+	ATD_LOAD(4), { 0x15, 1, 0, ATD_AUDIT_ARCH }, ATD_KILL,	/* skip one if equal */
+	ATD_LOAD(0),
 	/* sleep, and wait on the VMM's pidfd; or, without, */
-	ATD_JEQ(__NR_ppoll, 21, 0),
+	ATD_MAY(__NR_ppoll),
 	/* wait for a death signal or some time, */
-	ATD_JEQ(__NR_rt_sigtimedwait, 20, 0),
+	ATD_MAY(__NR_rt_sigtimedwait),
 	/* until the parent is no longer the VMM */
-	ATD_JEQ(__NR_getppid, 19, 0),
-	/* release what is mapped and kept, but do not hang in that for ever */
-	ATD_JEQ(__NR_munmap, 18, 0),
-	ATD_JEQ(__NR_close, 17, 0),
-	ATD_JEQ(__NR_timer_settime, 16, 0),
-	/* leave */
-	ATD_JEQ(__NR_exit, 15, 0),
-	ATD_JEQ(__NR_exit_group, 14, 0),
-	/* a timer, but not on another process's CPU time, which it would tell */
-	ATD_JEQ(__NR_timer_create, 0, 2), ATD_LOAD(ATD_ARG_LOW(0)),
-	ATD_JEQ(ATD_CLOCK_MONOTONIC, 11, 10),
+	ATD_MAY(__NR_getppid),
+	/* does the VMM's PID still exist? */
+	ATD_MAY_IF(__NR_kill, 1, 0),
 	/* does another task use the memory?  With this flag it changes nothing */
-	ATD_JEQ(__NR_unshare, 0, 2), ATD_LOAD(ATD_ARG_LOW(0)), ATD_JEQ(ATD_CLONE_VM, 8, 7),
-	/* does the VMM's PID still exist?  Signal 0 only */
-	ATD_JEQ(__NR_kill, 0, 2), ATD_LOAD(ATD_ARG_LOW(1)), ATD_JEQ(0, 5, 4),
+	ATD_MAY_IF(__NR_unshare, 0, ATD_CLONE_VM),
+	/* release what is mapped and kept */
+	ATD_MAY(__NR_munmap),
+	ATD_MAY(__NR_close),
+	/* but do not hang in that for ever: a timer, but not on another process's CPU time,
+	 * which it would tell */
+	ATD_MAY_IF(__NR_timer_create, 0, ATD_CLOCK_MONOTONIC),
+	ATD_MAY(__NR_timer_settime),
 	/* free the RAM */
-	ATD_JEQ(__NR_madvise, 0, 3), ATD_LOAD(ATD_ARG_LOW(2)),
-	ATD_JEQ(ATD_MADV_DONTNEED, 2, 0), ATD_JEQ(ATD_MADV_DONTNEED_LOCKED, 1, 0),
-	ATD_RETURN(ATD_KILL), ATD_RETURN(ATD_ALLOW)
+	ATD_MAY_IF(__NR_madvise, 2, ATD_MADV_DONTNEED),
+	ATD_MAY_IF(__NR_madvise, 2, ATD_MADV_DONTNEED_LOCKED),
+	/* leave */
+	ATD_MAY(__NR_exit),
+	ATD_MAY(__NR_exit_group),
+	ATD_KILL
 };
 
 ATD_FN long atd_install_filter(void)
 {
 	static const struct atd_prog prog = {
-		sizeof(atd_filter) / sizeof(atd_filter[0]), atd_filter
+		sizeof(atd_filter) / sizeof(atd_filter[0]), { 0 }, atd_filter
 	};
 
 	return atd_prctl(ATD_PR_SET_SECCOMP, ATD_SECCOMP_MODE_FILTER, atd_arg(&prog));
 }
 
 /* The lowest kept descriptor that is not below fd; or -1. */
-ATD_OUT long atd_next_kept(long fd)
+ATD_NOINLINE long atd_next_kept(long fd)
 {
 	long next = -1;
 	int i;
@@ -1706,7 +1421,7 @@ ATD_FN long atd_set_name(int pid)
  * may not signal the helper.  So the signal proves nothing, and only shortens the wait.
  * With a zero timeout this tries whether the call is permitted.
  */
-ATD_OUT long atd_wait_signal(long ns)
+ATD_NOINLINE long atd_wait_signal(long ns)
 {
 	struct atd_sigset set;
 	struct atd_timespec t;
@@ -1729,7 +1444,7 @@ ATD_OUT long atd_wait_signal(long ns)
 #ifndef ATD_PATIENCE	/* for a test */
 #define ATD_PATIENCE 3600
 #endif
-ATD_OUT long atd_set_timer(long seconds)
+ATD_NOINLINE long atd_set_timer(long seconds)
 {
 	struct atd_itimerspec t;
 
@@ -1739,17 +1454,63 @@ ATD_OUT long atd_set_timer(long seconds)
 }
 
 /* Is there something to release? */
-ATD_OUT int atd_told(void)
+ATD_NOINLINE int atd_has_work(void)
 {
-	int i = 0, told = atd_shared.kept.n;
+	int i = 0, work = atd_shared.kept.n;
 
-	while (!told && i < ATD_RANGES)
-		told = atd_shared.area[i++].to != 0;
-	return told;
+	while (!work && i < ATD_RANGES)
+		work = atd_shared.area[i++].to != 0;
+	return work;
 }
 
-/* Finds what the release needs: the page size, and a timer.  0 without. */
-ATD_OUT int atd_prepare(void)
+/*
+ * The image that the helper runs in: the program or shared library that this file was
+ * compiled into, with its code, constants and atd_shared; and in it the helper's code.
+ * The linker knows their bounds.  The symbols are not weak: GNU ld with
+ * -z pack-relative-relocs gives the GOT slot of a weak __ehdr_start no relocation, and it
+ * would read as 0.
+ */
+#define ATD_HIDDEN __attribute__((__visibility__("hidden")))
+extern const char atd_image_start[] __asm__("__ehdr_start") ATD_HIDDEN;
+extern const char atd_image_end[] __asm__("_end") ATD_HIDDEN;
+extern const char atd_text_start[] __asm__("__start_atd_text") ATD_HIDDEN;
+extern const char atd_text_end[] __asm__("__stop_atd_text") ATD_HIDDEN;
+/* gcc does not tell the assembler the visibility of a name that __asm__ gives.  Without
+ * this, _end could be that of another module. */
+ATD_FN void atd_hide_symbols(void)
+{
+	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end\n\t"
+		".hidden __start_atd_text\n\t.hidden __stop_atd_text");
+}
+
+/*
+ * The helper's last steps must not depend on the program's file.  Nobody may have run its
+ * code for months when it is needed, and clean pages are reclaimed: if the file's server
+ * (FUSE, NFS) does not answer then, the helper would wait for it, with all of the memory.
+ * A refusal does not matter.  A filter of the VMM's that is there already need not know
+ * these calls.  They wait while a thread of the VMM holds mmap_lock, say in a large munmap;
+ * see atd_start_helper.
+ */
+ATD_FN void atd_lock_memory(void)
+{
+	if (!atd_shared.may_lock)
+		return;
+	__atomic_store_n(&atd_shared.progress, ATD_LOCKING, __ATOMIC_RELAXED);
+	atd_hide_symbols();
+	atd_syscall(__NR_mlock, atd_arg(atd_text_start), atd_text_end - atd_text_start, 0, 0, 0);
+	atd_syscall(__NR_mlock, atd_arg(&atd_shared), sizeof(atd_shared), 0, 0, 0);
+	__atomic_store_n(&atd_shared.progress, ATD_SETTING_UP, __ATOMIC_RELAXED);
+}
+
+ATD_FN void atd_find_image(void)
+{
+	atd_hide_symbols();
+	atd_shared.area[ATD_RANGES].from = (unsigned long)atd_arg(atd_image_start);
+	atd_shared.area[ATD_RANGES].to = (unsigned long)atd_arg(atd_image_end);
+}
+
+/* Finds what the release needs: the image, the page size, and a timer.  0 without. */
+ATD_NOINLINE int atd_prepare(void)
 {
 	struct atd_sigevent *const event = &atd_shared.scratch.event;
 
@@ -1758,6 +1519,7 @@ ATD_OUT int atd_prepare(void)
 	while (atd_madvise(atd_shared.page, 0, ATD_MADV_DONTNEED) == -EINVAL &&
 	       atd_shared.page < 1UL << 20)
 		atd_shared.page *= 2;
+	atd_find_image();
 	event->signo = ATD_SIGKILL;
 	event->notify = 0;	/* SIGEV_SIGNAL */
 	if (atd_syscall(__NR_timer_create, ATD_CLOCK_MONOTONIC, atd_arg(event),
@@ -1779,7 +1541,7 @@ ATD_FN void atd_rehearse(void)
 	if (atd_shared.filtered) {
 		atd_call(__NR_getppid, 0);
 		atd_prctl(ATD_PR_SET_SECCOMP, ATD_SECCOMP_MODE_FILTER, 0);
-		if (!atd_told())
+		if (!atd_has_work())
 			return;
 		atd_unshare_vm();
 		atd_call(__NR_close, -1);
@@ -1789,11 +1551,11 @@ ATD_FN void atd_rehearse(void)
 }
 
 /*
- * Reads the permitted set from /proc/self/status.  Returns 0 if that does not work, 1 if
- * no capability is in effect or inheritable, or else 2.  capget may be refused (SELinux) or
- * show no more than a profile grants (AppArmor), and to write that back would shrink the
- * permitted set.
+ * Reads the permitted set from /proc/self/status, and sees whether a capability is in effect
+ * or inheritable.  What capget shows may be less: the sets are cut to what a profile grants
+ * (AppArmor), and to write that back would shrink the permitted set.
  */
+enum { ATD_UNKNOWN, ATD_NO_CAPS, ATD_SOME_CAPS };
 ATD_FN int atd_read_caps(void)
 {
 	const long fd = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/status"), 0, 0, 0);
@@ -1807,7 +1569,7 @@ ATD_FN int atd_read_caps(void)
 	while ((len = atd_syscall(__NR_read, fd, atd_arg(buf), sizeof(atd_shared.scratch), 0, 0)) > 0)
 		for (i = 0; i < len; i++) {
 			key = key << 8 | (unsigned char)buf[i];
-			if (key >> 8 == 0x436170)
+			if (key >> 8 == ('C' << 16 | 'a' << 8 | 'p'))
 				set = key & 0xff;
 			if (buf[i] != '\n') {
 				value = value << 4 | ((unsigned)(buf[i] & 15) + (buf[i] > '9' ? 9U : 0U));
@@ -1822,7 +1584,7 @@ ATD_FN int atd_read_caps(void)
 			set = 0;
 		}
 	atd_call(__NR_close, fd);
-	return found ? 1 + (effective != 0) : 0;
+	return !found ? ATD_UNKNOWN : effective ? ATD_SOME_CAPS : ATD_NO_CAPS;
 }
 
 /*
@@ -1838,22 +1600,26 @@ ATD_FN long atd_drop_caps(void)
 	static const struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
 	struct atd_cap_data *const caps = atd_shared.caps;
 	const long ret = atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0);
-	int i, told;
+	const int none = ret == 0 && !(caps[0].effective | caps[0].inheritable |
+		caps[1].effective | caps[1].inheritable);
+	int known, i;
 
-	/* SELinux wants a permission for capset even if that changes nothing. */
-	if (ret == 0 && !(caps[0].effective | caps[0].inheritable |
-			caps[1].effective | caps[1].inheritable))
+	/* A filter need not allow openat to a VMM without capabilities. */
+	if (none && atd_shared.filtered)
 		return 0;
-	told = atd_read_caps();
-	if (ret < 0 && told < 2)
-		return told ? 0 : ret;
+	known = atd_read_caps();
+	if (known == ATD_UNKNOWN && (ret < 0 || none))
+		return ret;
+	/* SELinux wants a permission for capset even if that changes nothing. */
+	if (known == ATD_NO_CAPS)
+		return 0;
 	for (i = 0; i < 2; i++)
 		caps[i].effective = caps[i].inheritable = 0;
 	return atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0);
 }
 
 #if ASYNC_TEARDOWN_THREADS > 1
-ATD_OUT __attribute__((noreturn)) void atd_worker(void);
+ATD_NOINLINE __attribute__((__noreturn__)) void atd_worker(void);
 
 /* The other threads, which help with all but the release.  They sleep on a pipe whose
  * writing end the first thread closes when their work begins. */
@@ -1865,10 +1631,9 @@ ATD_FN long atd_start_workers(void)
 	ret = atd_shared.threads < 2 ? 0 : atd_call(__NR_pipe2, atd_arg(atd_shared.pipe));
 	if (ret < 0)
 		return ret;
-	for (i = 0; i < atd_shared.threads - 1; i++) {
+	for (i = 1; i < atd_shared.threads; i++) {
 		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FS | ATD_CLONE_FILES | ATD_CLONE_SIGHAND |
-			ATD_CLONE_THREAD, atd_shared.worker_stacks[i] + ATD_STACK -
-			ATD_STACK_TOP, atd_worker, 0);
+			ATD_CLONE_THREAD, atd_stack(i), atd_worker, 0);
 		if (ret < 0)
 			return ret;
 	}
@@ -1876,7 +1641,7 @@ ATD_FN long atd_start_workers(void)
 		ret = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
 		if (ret < 0)	/* one of them could not install the filter */
 			return ret;
-		if (atd_nap(&slept, 10 * ATD_S) <= 0)
+		if (atd_sleep_on(&slept, 30 * ATD_S) <= 0)
 			return -ETIMEDOUT;
 	}
 	return 0;
@@ -1925,7 +1690,8 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 5. No privileges. */
+	/* 5. Its pages in memory; no privileges. */
+	atd_lock_memory();
 	ret = atd_drop_caps();
 	if (ret < 0)
 		return ret;
@@ -1970,7 +1736,7 @@ ATD_FN long atd_wait_alone(void)
 {
 	long ret, slept = 0;
 
-	while ((ret = atd_unshare_vm()) == -EINVAL && atd_nap(&slept, ATD_S) > 0)
+	while ((ret = atd_unshare_vm()) == -EINVAL && atd_sleep_on(&slept, ATD_S) > 0)
 		;
 	return ret;
 }
@@ -1978,7 +1744,7 @@ ATD_FN long atd_wait_alone(void)
 /* Returns when no thread of the VMM uses the memory any more. */
 ATD_FN void atd_outlive(int vmm)
 {
-	long slept = 3000, max = slept + 20 * ATD_MS;	/* so the first nap is not the shortest */
+	long slept = 0, max = 20 * ATD_MS, nap = ATD_MS / 5;
 
 	if (atd_shared.pidfd < 0 || atd_await(atd_shared.pidfd) != 0) {
 		while (atd_call(__NR_getppid, 0) == vmm && atd_unshare_vm() != 0)
@@ -1987,7 +1753,7 @@ ATD_FN void atd_outlive(int vmm)
 		 * Some threads may still hold the memory, and one that is about to let go of
 		 * it is not always seen (4.18: exit_mm clears ->mm before mmput). */
 		atd_wait_alone();
-		max = slept + 250 * ATD_MS;
+		max = 250 * ATD_MS;
 	}
 
 	/* From here on a filter may kill this thread alone (for kill, munmap, exit_group), and
@@ -1997,37 +1763,25 @@ ATD_FN void atd_outlive(int vmm)
 
 	/* The VMM's parent was woken at the same moment.  Let it have the CPU, and reap,
 	 * before the kernel uses that CPU to free the memory. */
-	while (atd_kill(vmm, 0) != -ESRCH && atd_nap(&slept, max) > 0)
-		;
+	for (; slept < max && atd_kill(vmm, 0) != -ESRCH; slept += nap, nap += nap / 16)
+		atd_nap(nap);
 }
-
-/*
- * The image that the helper runs in: the program or shared library that this file was
- * compiled into, with its code, constants and atd_shared.  The linker knows its bounds.
- * The symbols are not weak: GNU ld with -z pack-relative-relocs gives the GOT slot of a
- * weak __ehdr_start no relocation, and it would read as 0.
- */
-extern const char atd_image_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
-extern const char atd_image_end[] __asm__("_end") __attribute__((visibility("hidden")));
 
 /* Rounds the areas to pages.  Returns 0 if the image is not where the linker has put it. */
 ATD_FN int atd_survey(void)
 {
-	const unsigned long code = (unsigned long)atd_main, page = atd_shared.page;
+	const unsigned long code = (unsigned long)atd_main, data = (unsigned long)atd_arg(&atd_shared);
 	struct atd_area *const image = &atd_shared.area[ATD_RANGES], *a;
 
-	image->from = (unsigned long)atd_arg(atd_image_start);
-	image->to = (unsigned long)atd_arg(atd_image_end);
-	/* gcc does not tell the assembler the visibility of a name that __asm__ gives.
-	 * Without this, _end could be that of another module. */
-	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end");
-	/* The linker may not tell (0), or the program was rewritten since (BOLT). */
-	if (image->from < page || code < image->from || code >= image->to)
+	/* The linker may not tell (0), or put .bss elsewhere (gold -Tbss), or the program was
+	 * rewritten since (BOLT). */
+	if (image->from < atd_shared.page || code < image->from || code >= image->to ||
+	    data < image->from || data + sizeof(atd_shared) > image->to)
 		return 0;
 	for (a = atd_shared.area; a <= image; a++)
 		if (a->from && a->to > a->from) {
-			a->from &= -page;
-			a->to = (a->to + page - 1) & -page;
+			a->from &= -atd_shared.page;
+			a->to = (a->to + atd_shared.page - 1) & -atd_shared.page;
 		} else	/* none, or two threads' doing at once */
 			a->to = 0;
 	return 1;
@@ -2054,6 +1808,37 @@ ATD_FN int atd_shadow_stack(void)
 #endif
 }
 
+/* The size of the largest aligned block that begins at an address. */
+ATD_FN unsigned long atd_block_at(unsigned long from)
+{
+	return from ? from & -from : ~(~0UL >> 1);
+}
+
+/* A page has been refused: do the addresses end there?  Then the page halfway to the next
+ * block is refused as well.  They end at a multiple of at least 32 GiB (32 bits: 16 MiB). */
+ATD_FN int atd_is_the_end(unsigned long from)
+{
+	const unsigned long block = from & -from;
+
+	return block >> (sizeof(long) == 8 ? 35 : 24) &&
+		atd_munmap(from + block / 2, atd_shared.page) == -EINVAL;
+}
+
+/* A step has led from a page that was refused to one that is not, or to the end: unmaps what
+ * it can in between, by halves. */
+ATD_FN void atd_go_back(unsigned long refused, unsigned long next)
+{
+	unsigned long middle;
+
+	while (next - refused > atd_shared.page) {
+		middle = refused + ((next - refused) / 2 & -atd_shared.page);
+		if (atd_munmap(middle, next - middle) == 0)
+			next = middle;
+		else
+			refused = middle;
+	}
+}
+
 /*
  * Unmaps what it can between two addresses, at best all at once.  The kernel refuses a
  * whole block if a page in it is sealed (mseal, Linux 6.10: EPERM), if an end of the block
@@ -2062,30 +1847,25 @@ ATD_FN int atd_shadow_stack(void)
  * and steps over a single page that is refused.  After every 4096 such pages the step
  * doubles.  Steps and blocks are aligned to their size, so no step leads past the end of a
  * huge page.
+ *
+ *	from                     sealed                                       to
+ *	|........................######.......................................|
+ *	 no-------------------------------------------------------------------   all
+ *	 yes-----------  no-----------                                           halves
+ *	                 yes---  no y no                                         halves again
+ *	                               > > > > > >                               steps
+ *	                                          yes------------------------    all the rest
  */
 ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 {
 	const unsigned long page = atd_shared.page;
-	unsigned long size = to - from, step = page, last = from, refused = 0, next, middle;
+	unsigned long size = to - from, step = page, last = from, refused = 0, next;
 	long ret;
 
 	for (;;) {
 		ret = from == to ? 0 : atd_munmap(from, size);
-		if (ret != 0 && size > page) {
-			for (next = from ? from & -from : ~(~0UL >> 1); next >= size; next /= 2)
-				;
-			size = next;
-			continue;
-		}
 		if (ret == 0) {
-			/* The last step may have led too far: go back to what is refused. */
-			for (next = from; next - last > page; ) {
-				middle = last + ((next - last) / 2 & -page);
-				if (atd_munmap(middle, next - middle) == 0)
-					next = middle;
-				else
-					last = middle;
-			}
+			atd_go_back(last, from);
 			if (from == to)
 				return;
 			atd_set_timer(ATD_PATIENCE);
@@ -2093,11 +1873,13 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			last = from;
 			step = page;
 			refused = 0;
+		} else if (size > page) {
+			for (next = atd_block_at(from); next >= size; next /= 2)
+				;
+			size = next;
+			continue;
 		} else {
-			/* Is a page halfway to the next block refused too?  Then this is the end. */
-			next = from & -from;
-			if (ret == -EINVAL && to == ATD_TOP && next >> (sizeof(long) == 8 ? 35 : 24) &&
-			    atd_munmap(from + next / 2, page) == -EINVAL)
+			if (ret == -EINVAL && to == ATD_TOP && atd_is_the_end(from))
 				return;
 			if (++refused % 4096 == 0) {
 				atd_set_timer(ATD_PATIENCE);
@@ -2105,7 +1887,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			}
 			last = from;
 			from = (from & -step) + step;
-			if (from - 1 > to - 1)
+			if (from - 1 > to - 1)		/* beyond, also beyond 0 */
 				from = to;
 		}
 		size = to - from;
@@ -2113,7 +1895,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 }
 
 /* The lowest area that reaches beyond from; or end. */
-ATD_OUT const struct atd_area *atd_lowest(unsigned long from, const struct atd_area *end)
+ATD_NOINLINE const struct atd_area *atd_lowest(unsigned long from, const struct atd_area *end)
 {
 	const struct atd_area *a, *lowest = end;
 
@@ -2140,7 +1922,7 @@ ATD_FN int atd_release(void)
 	return 1;
 }
 
-ATD_OUT void atd_drop(unsigned long from, unsigned long to)
+ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
 {
 	if (from < to && atd_madvise(from, to - from, ATD_MADV_DONTNEED) == -EINVAL)
 		/* mlocked: since Linux 5.18 */
@@ -2212,7 +1994,7 @@ ATD_FN void atd_let_go(void)
 
 	/* Another process on this memory would crash, such as a vfork child that has not
 	 * called execve yet.  Only a helper of one thread can ask whether there is one. */
-	if (!atd_told() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
+	if (!atd_has_work() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
 	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
 		return;
 	if (!atd_release())
@@ -2223,7 +2005,7 @@ ATD_FN void atd_let_go(void)
 		atd_call(__NR_close, atd_shared.pipe[1]);
 	atd_work();
 	while (__atomic_load_n(&atd_shared.done, __ATOMIC_ACQUIRE) < atd_shared.ready &&
-	       atd_nap(&slept, 60 * ATD_S) > 0)
+	       atd_sleep_on(&slept, 60 * ATD_S) > 0)
 		;
 	/* Unmap the RAM as well: a shared file's pages go with its last mapping, and what
 	 * exit unmaps lets go of its file only after the descriptors have closed. */
@@ -2246,32 +2028,417 @@ static void atd_main(void)
 	__builtin_trap();	/* a filter of the VMM's refuses exit_group */
 }
 
-#ifdef __clang__
-#pragma clang diagnostic pop
+/*
+ * The system calls, by architecture.  Each block has atd_syscall and atd_clone, and begins
+ * with: the instruction; where the number, the arguments and the result are; what else the
+ * kernel overwrites.  Sources: syscall(2), and the kernel's entry code and
+ * Documentation/arch.  Floating-point and vector registers survive where nothing else is
+ * said.  An unused argument is not read by the kernel, neither are those of clone that
+ * belong to flags that are not set.
+ */
+#if ATD_EM == 62	/* x86-64 */
+
+/* syscall; rax; rdi rsi rdx r10 r8; rax; rcx r11 */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+
+	__asm__ volatile("syscall"
+		: "+a"(nr)
+		: "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+		: "rcx", "r11", "cc", "memory");
+	return nr;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register void (*fn)(void) __asm__("r9") = entry;
+	register long r10 __asm__("r10") = tid;
+	long ret = __NR_clone;
+
+	__asm__ volatile(
+		"syscall\n\t"
+		"test{q %%rax, %%rax| rax, rax}\n\t"
+		"jnz 1f\n\t"
+		"call {*}%[fn]\n"
+		"1:"
+		: "+a"(ret)
+		: "D"(flags), "S"(stack), "r"(r10), [fn] "r"(fn)
+		: "rcx", "r11", "cc", "memory");
+	return ret;
+}
+
+#elif ATD_EM == 3	/* i386 */
+
+/* int $0x80; eax; ebx ecx edx esi edi; eax; none */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	__asm__ volatile("int {$0x80|0x80}"
+		: "+a"(nr)
+		: "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
+		: "cc", "memory");
+	return nr;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	long ret = __NR_clone;
+
+	__asm__ volatile(
+		"int {$0x80|0x80}\n\t"
+		"test{l %%eax, %%eax| eax, eax}\n\t"
+		"jnz 1f\n\t"
+		"call {*}%[fn]\n"
+		"1:"
+		: "+a"(ret)
+		: "b"(flags), "c"(stack), [fn] "S"(entry), "D"(tid)
+		: "cc", "memory");
+	return ret;
+}
+
+#elif ATD_EM == 183	/* aarch64 */
+
+/* svc #0; x8; x0 x1 x2 x3 x4; x0; of SVE p0-p15 ffr, and z0-z31 but for their low 128
+ * bits (sve.rst).  A clobber can only name all of z0-z31.  No compiler keeps anything
+ * in ffr, and clang does not know it. */
+#ifdef __ARM_FEATURE_SVE
+#define ATD_VECTORS , \
+	"z0", "z1", "z2", "z3", "z4", "z5", "z6", "z7", \
+	"z8", "z9", "z10", "z11", "z12", "z13", "z14", "z15", \
+	"z16", "z17", "z18", "z19", "z20", "z21", "z22", "z23", \
+	"z24", "z25", "z26", "z27", "z28", "z29", "z30", "z31", \
+	"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", \
+	"p8", "p9", "p10", "p11", "p12", "p13", "p14", "p15"
+#else
+#define ATD_VECTORS
 #endif
-#ifdef __cplusplus
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long x8 __asm__("x8") = nr;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+
+	__asm__ volatile("svc #0"
+		: "+r"(x0)
+		: "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+		: "cc", "memory" ATD_VECTORS);
+	return x0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long x8 __asm__("x8") = __NR_clone;
+	register long x0 __asm__("x0") = flags;
+	register void *x1 __asm__("x1") = stack;
+	register long x4 __asm__("x4") = tid;
+	register void (*fn)(void) __asm__("x9") = entry;
+
+	__asm__ volatile(
+		"svc #0\n\t"
+		"cbnz x0, 1f\n\t"
+		"blr %[fn]\n"
+		"1:"
+		: "+r"(x0)
+		: "r"(x8), "r"(x1), "r"(x4), [fn] "r"(fn)
+		: "cc", "memory" ATD_VECTORS);
+	return x0;
+}
+
+#elif ATD_EM == 40	/* arm */
+
+/* svc #0; r7; r0 r1 r2 r3 r4; r0; none.  Thumb code may use r7 as its frame
+ * pointer and then no operand can have it, so it is kept in ip meanwhile. */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r0 __asm__("r0") = a;
+	register long r1 __asm__("r1") = b;
+	register long r2 __asm__("r2") = c;
+	register long r3 __asm__("r3") = d;
+	register long r4 __asm__("r4") = e;
+
+	__asm__ volatile(
+		"mov ip, r7\n\t"
+		"mov r7, %[nr]\n\t"
+		"svc #0\n\t"
+		"mov r7, ip"
+		: "+r"(r0)
+		: [nr] "r"(nr), "r"(r1), "r"(r2), "r"(r3), "r"(r4)
+		: "ip", "cc", "memory");
+	return r0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long r0 __asm__("r0") = flags;
+	register void *r1 __asm__("r1") = stack;
+	register long nr __asm__("r2") = __NR_clone;
+	register void (*fn)(void) __asm__("r3") = entry;
+	register long r4 __asm__("r4") = tid;
+
+	__asm__ volatile(
+		"mov ip, r7\n\t"
+		"mov r7, %[nr]\n\t"
+		"svc #0\n\t"
+		"mov r7, ip\n\t"
+		"cmp r0, #0\n\t"
+		"bne 1f\n\t"
+		"blx %[fn]\n"
+		"1:"
+		: "+r"(r0)
+		: [nr] "r"(nr), "r"(r1), "r"(r4), [fn] "r"(fn)
+		: "ip", "cc", "memory");
+	return r0;
+}
+
+#elif ATD_EM == 243	/* riscv64 */
+
+/* ecall; a7; a0 a1 a2 a3 a4; a0; of V v0-v31 vl vtype (vector.rst).  gcc 12 knows no such
+ * names, but makes no use of V either.  clang 17 does not know the last two, but takes
+ * every asm to overwrite them. */
+#define ATD_V0_V31 \
+	"v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", \
+	"v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", \
+	"v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", \
+	"v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31"
+#if !defined(__riscv_vector) || (!defined(__clang__) && __GNUC__ < 13)
+#define ATD_VECTORS
+#elif defined(__clang__) && __clang_major__ < 18
+#define ATD_VECTORS , ATD_V0_V31
+#else
+#define ATD_VECTORS , ATD_V0_V31, "vl", "vtype"
+#endif
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long a7 __asm__("a7") = nr;
+	register long a0 __asm__("a0") = a;
+	register long a1 __asm__("a1") = b;
+	register long a2 __asm__("a2") = c;
+	register long a3 __asm__("a3") = d;
+	register long a4 __asm__("a4") = e;
+
+	__asm__ volatile("ecall"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
+		: "memory" ATD_VECTORS);
+	return a0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long a7 __asm__("a7") = __NR_clone;
+	register long a0 __asm__("a0") = flags;
+	register void *a1 __asm__("a1") = stack;
+	register long a4 __asm__("a4") = tid;
+	register void (*fn)(void) __asm__("a5") = entry;
+
+	__asm__ volatile(
+		"ecall\n\t"
+		"bnez a0, 1f\n\t"
+		"jalr %[fn]\n"
+		"1:"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), "r"(a4), [fn] "r"(fn)
+		: "memory" ATD_VECTORS);
+	return a0;
+}
+
+#elif ATD_EM == 22	/* s390x */
+
+/* svc 0; r1; r2 r3 r4 r5 r6; r2; none.  clone has its first two arguments the
+ * other way round here: stack, flags. */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r1 __asm__("r1") = nr;
+	register long r2 __asm__("r2") = a;
+	register long r3 __asm__("r3") = b;
+	register long r4 __asm__("r4") = c;
+	register long r5 __asm__("r5") = d;
+	register long r6 __asm__("r6") = e;
+
+	__asm__ volatile("svc 0"
+		: "+d"(r2)
+		: "d"(r1), "d"(r3), "d"(r4), "d"(r5), "d"(r6)
+		: "cc", "memory");
+	return r2;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long r1 __asm__("r1") = __NR_clone;
+	register long r2 __asm__("r2") = (long)stack;
+	register long r3 __asm__("r3") = flags;
+	register long r5 __asm__("r5") = tid;
+	register void (*fn)(void) __asm__("r7") = entry;
+
+	__asm__ volatile(
+		"svc 0\n\t"
+		"ltgr %%r2, %%r2\n\t"
+		"jnz 1f\n\t"
+		"basr %%r14, %[fn]\n"
+		"1:"
+		: "+d"(r2)
+		: "d"(r1), "d"(r3), "d"(r5), [fn] "d"(fn)
+		: "cc", "memory");
+	return r2;
+}
+
+#elif ATD_EM == 21	/* ppc64le */
+
+/* sc; r0; r3 r4 r5 r6 r7; r3, a positive errno if cr0.SO is set; r4-r12 ctr
+ * cr0 xer.  A function is entered with its address in r12 (ELFv2 ABI). */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long r0 __asm__("r0") = nr;
+	register long r3 __asm__("r3") = a;
+	register long r4 __asm__("r4") = b;
+	register long r5 __asm__("r5") = c;
+	register long r6 __asm__("r6") = d;
+	register long r7 __asm__("r7") = e;
+
+	__asm__ volatile(
+		"sc\n\t"
+		"bns+ 1f\n\t"
+		"neg 3, 3\n"
+		"1:"
+		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r5), "+r"(r6), "+r"(r7)
+		:
+		: "r8", "r9", "r10", "r11", "r12", "ctr", "cr0", "xer", "memory");
+	return r3;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long r0 __asm__("r0") = __NR_clone;
+	register long r3 __asm__("r3") = flags;
+	register void *r4 __asm__("r4") = stack;
+	register long r7 __asm__("r7") = tid;
+	register void (*fn)(void) __asm__("r14") = entry;
+
+	__asm__ volatile(
+		"sc\n\t"
+		"bns+ 1f\n\t"
+		"neg 3, 3\n"
+		"1:\n\t"
+		"cmpdi 3, 0\n\t"
+		"bne 2f\n\t"
+		"mr 12, %[fn]\n\t"
+		"mtctr 12\n\t"
+		"bctrl\n"
+		"2:"
+		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r7)
+		: [fn] "r"(fn)
+		: "r5", "r6", "r8", "r9", "r10", "r11", "r12", "ctr",
+		  "cr0", "xer", "memory");
+	return r3;
+}
+
+#elif ATD_EM == 258	/* loongarch64 */
+
+/* syscall 0; a7; a0 a1 a2 a3 a4; a0; t0-t8 */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long a7 __asm__("$a7") = nr;
+	register long a0 __asm__("$a0") = a;
+	register long a1 __asm__("$a1") = b;
+	register long a2 __asm__("$a2") = c;
+	register long a3 __asm__("$a3") = d;
+	register long a4 __asm__("$a4") = e;
+
+	__asm__ volatile("syscall 0"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4)
+		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
+		  "memory");
+	return a0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long a7 __asm__("$a7") = __NR_clone;
+	register long a0 __asm__("$a0") = flags;
+	register void *a1 __asm__("$a1") = stack;
+	register long a3 __asm__("$a3") = tid;
+	register void (*fn)(void) __asm__("$a5") = entry;
+
+	__asm__ volatile(
+		"syscall 0\n\t"
+		"bnez $a0, 1f\n\t"
+		"jirl $ra, %[fn], 0\n"
+		"1:"
+		: "+r"(a0)
+		: "r"(a7), "r"(a1), "r"(a3), [fn] "r"(fn)
+		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
+		  "memory");
+	return a0;
+}
+
+#elif ATD_EM == 8	/* mips64 */
+
+/* syscall; $2; $4 $5 $6 $7 $8; $2, a positive errno if $7 is set; $1 $3 $8-$15
+ * $24 $25 hi lo, and $7.  A function is entered with its address in $25. */
+ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
+{
+	register long v0 __asm__("$2") = nr;
+	register long a0 __asm__("$4") = a;
+	register long a1 __asm__("$5") = b;
+	register long a2 __asm__("$6") = c;
+	register long a3 __asm__("$7") = d;
+	register long a4 __asm__("$8") = e;
+
+	__asm__ volatile("syscall"
+		: "+r"(v0), "+r"(a3), "+r"(a4)
+		: "r"(a0), "r"(a1), "r"(a2)
+		: "$1", "$3", "$10", "$11", "$12", "$13", "$14", "$15", "$24",
+		  "$25", "hi", "lo", "memory");
+	return a3 ? -v0 : v0;
+}
+ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
+{
+	register long v0 __asm__("$2") = __NR_clone;
+	register long a0 __asm__("$4") = flags;
+	register void *a1 __asm__("$5") = stack;
+	register long a3 __asm__("$7");
+	register long a4 __asm__("$8") = tid;
+	register void (*fn)(void) __asm__("$16") = entry;
+
+	__asm__ volatile(
+		"syscall\n\t"
+		"bnez $2, 1f\n\t"
+		"move $25, %[fn]\n\t"
+		"jalr $25\n"
+		"1:"
+		: "+r"(v0), "=r"(a3), "+r"(a4)
+		: "r"(a0), "r"(a1), [fn] "r"(fn)
+		: "$1", "$3", "$10", "$11", "$12", "$13", "$14", "$15",
+		  "$24", "$25", "hi", "lo", "memory");
+	return a3 ? -v0 : v0;
+}
+#endif
+
+#pragma pack(pop)
 #pragma GCC diagnostic pop
+#ifdef __cplusplus
 }
 #endif
 
 #undef ATD_BARE
 #undef ATD_BARE_MORE
 #undef ATD_FN
-#undef ATD_OUT
+#undef ATD_NOINLINE
 #undef ATD_OPAQUE
 #undef ATD_EM
 #undef ATD_V0_V31
 #undef ATD_VECTORS
 #undef ATD_NR_SINCE_5_0
 #undef ATD_AUDIT_ARCH
+#undef ATD_ARG_LOW
 #undef ATD_LOAD
-#undef ATD_JEQ
+#undef ATD_UNLESS
 #undef ATD_RETURN
 #undef ATD_KILL
 #undef ATD_ALLOW
-#undef ATD_NR
-#undef ATD_ARCH
-#undef ATD_ARG_LOW
+#undef ATD_MAY
+#undef ATD_MAY_IF
+#undef ATD_HIDDEN
+#undef ATD_STACK
+#undef ATD_STACK_SIZE
+#undef ATD_STACK_TOP
 #undef ATD_PATIENCE
 #undef ATD_TOP
 
@@ -2301,9 +2468,10 @@ ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 	return -ENOSYS;
 }
 
-ASYNC_TEARDOWN_API void async_teardown_threads(int n)
+ASYNC_TEARDOWN_API int async_teardown_threads(int n)
 {
 	(void)n;
+	return -ENOSYS;
 }
 
 #endif

@@ -270,7 +270,8 @@ static void process(const struct key *k, const struct resource held[MOMENTS], in
 		kept[n++] = fill_file(size / (size_t)files);
 	if (k->variant == RAM)
 		kept[n++] = report;
-	async_teardown_keep(kept, n);
+	if (async_teardown_keep(kept, n))
+		_exit(1);
 	if (k->memory == UNTOLD)
 		fill((size_t)UNTOLD_MIB << 20, SMALL);
 	fill(files || !size ? 4096 : size, files ? SMALL : (enum memory)k->memory);
@@ -580,7 +581,8 @@ static double start_us(int descriptors, int keep)
 			dup(0);
 		for (i = 0; i < 4; i++)
 			kept[i] = keep + i;
-		async_teardown_keep(kept, keep < 0 ? 0 : 4);
+		if (async_teardown_keep(kept, keep < 0 ? 0 : 4))
+			_exit(1);
 		async_teardown_threads(1);
 		async_teardown_start();
 		async_teardown_stop();

@@ -63,8 +63,8 @@ static int start_helper(void *ram, size_t size, int with_ram, int first, int las
 		async_teardown_ram(ram, size);
 		async_teardown_threads((int)sysconf(_SC_NPROCESSORS_ONLN));
 	}
-	if (first >= 0)
-		async_teardown_keep(kept, 2);
+	if (first >= 0 && async_teardown_keep(kept, 2))
+		abort();
 	helper = async_teardown_start();
 	if (helper < 0) {	/* warn, and go on: it will die as slowly as before */
 		fprintf(stderr, "demo: no asynchronous teardown: %s\n", strerror(-helper));

@@ -681,6 +681,7 @@ static void walk_whole_releases(void)
 		image.to = image.from + 4096 + any(1UL << 18);
 		any_layout("a release", number, image.from, image.to);
 		memset(atd_shared.area, 0, sizeof(atd_shared.area));
+		atd_find_image();
 		for (rams = any(12); rams; rams--)
 			any_ram(&image);
 		for (i = 0; i < ATD_RANGES; i++)
@@ -709,6 +710,7 @@ static const char *walk_release(void)
 	if (atd_shadow_stack())
 		SKIP("a shadow stack");
 	atd_shared.page = WALK_PAGE;
+	atd_find_image();
 	if (!atd_survey())
 		SKIP("the linker does not tell where the image is");
 	TRY(spawn(walk_whole_releases));
