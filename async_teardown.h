@@ -1,11 +1,10 @@
 /*
- * async_teardown.h - v1.2.0 - MIT OR Unlicense - start the next VM before the last one's memory is freed
+ * async_teardown.h - v1.3.0 - MIT OR Unlicense - start the next VM before the last one's memory is freed
  *
- * When a process dies, the kernel frees its memory before its parent's wait returns, and
- * lets go of what it had mapped (devices, KVM's guest, io_uring) only after that.  For a
- * virtual machine monitor (VMM) with a huge guest this takes seconds to minutes, in which
- * the VM cannot be restarted.  Here a helper process does that work, and the VMM is reaped
- * at once.
+ * When a process dies, the kernel frees its memory before its parent's wait returns, and lets go of
+ * what it had mapped (devices, KVM's guest, io_uring) only after that.  For a virtual machine
+ * monitor (VMM) with a huge guest this takes seconds to minutes, in which the VM cannot be
+ * restarted.  Here a helper process does that work, and the VMM is reaped at once.
  *
  *     #define ASYNC_TEARDOWN_IMPLEMENTATION     // in one C or C++ file
  *     #define ASYNC_TEARDOWN_THREADS 4          // to free the RAM; default 1
@@ -18,188 +17,212 @@
  *
  * CONTENTS
  *
- *     What can go wrong . When to call start . How it works . What is free when .
- *     Side effects . Security . Policies . System calls . Kernels . Compiling
+ *     What can go wrong . When to call start . How it works . What is free when . Side effects .
+ *     Security . Policies . System calls . Kernels . Compiling
  *     The functions, with their arguments and errors: start, stop, ram, keep, threads
- *     The code: system calls by architecture, the kernel's interface, the static object,
- *     what the VMM tells, the VMM's side, the helper in the order of its life
+ *     The code: what it needs of the kernel, the static object, what the VMM tells, the VMM's side,
+ *     the helper in the order of its life, system calls by architecture
  *     Versions . Licence
  *
  * WHAT CAN GO WRONG
  *
- *   - execve gives the helper no notice.  It keeps the old address space alive until the
- *     process exits.  Call async_teardown_stop() before execve, and before dlclose of the
- *     library that this file is compiled into.
- *   - Memory that only a descriptor holds (a guest_memfd, an unmapped memfd) is freed in
- *     the VMM's own exit, before wait returns.  Name the descriptor: async_teardown_keep().
- *   - Native AIO (io_submit) and slow io_uring writes continue after the VMM's death.  A
- *     write can reach the disk after wait has returned and after the first sign (see WHAT
- *     IS FREE WHEN).  With native AIO, wait for the helper's end before another VM opens
- *     the image.
- *   - Any other process that still runs on this address space crashes (SIGSEGV) when the
- *     helper unmaps it: a vfork or posix_spawn child that has not called execve yet,
- *     another CLONE_VM process, a second copy's helper.  A helper of one thread sees such a
- *     process, waits a second for it, and then releases nothing early.  A helper of several
- *     threads cannot see it; nor can one where a filter refuses unshare, as in containers.
- *   - A mapping that nobody has told of is unmapped with the devices.  If it is large,
- *     they are free only after its memory.  Tell of all large mappings.
- *   - The close of a kept descriptor can block: a socket with SO_LINGER, a file on FUSE or
- *     NFS.  Do not keep one.  It holds up one thread (if given first, all of them), and
- *     nothing times it out.
- *   - In a container, the helper does not make the container itself stop faster: when its
- *     PID 1 exits, the kernel kills all other processes there and waits for them.  PID 1
- *     cannot have a helper (-EOPNOTSUPP).
- *   - SIGKILL ends the helper, and the teardown is then synchronous again.  Killing a whole
- *     control group does that.  So does the OOM killer: it kills all processes that share
- *     the victim's memory.
+ *   - execve gives the helper no notice.  It keeps the old address space alive until the process
+ *     exits.  Call async_teardown_stop() before execve, also if another thread is still in start;
+ *     and before dlclose of the library that this file is compiled into.
+ *   - A VMM that unmaps or frees its RAM on the way out does so before wait returns, and gains
+ *     nothing.  End with _exit(), or leave the RAM alone: mind atexit functions, destructors and
+ *     Rust's Drop.
+ *   - Memory that only a descriptor holds (a guest_memfd, an unmapped memfd) is freed in the VMM's
+ *     own exit, before wait returns.  Name the descriptor: async_teardown_keep().
+ *   - A range of RAM that has been unmapped still counts.  What is mapped there later, such as a
+ *     device, is kept as if it was RAM, and the first sign comes before it is free.  Forget a range
+ *     (size 0) before you unmap it.
+ *   - A mapping that nobody has told of is unmapped with the devices.  If it is large, they are
+ *     free only after its memory.  Tell of all large mappings.
+ *   - Without a helper (start failed, it was stopped, somebody killed it) all that is kept closes
+ *     in the VMM's exit or the helper's, after the memory: both signs are late.
+ *   - Native AIO (io_submit) and slow io_uring writes continue after the VMM's death.  A write can
+ *     reach the disk after wait has returned and after the first sign (see WHAT IS FREE WHEN).
+ *     With native AIO, wait for the helper's end before another VM opens the image.
+ *   - Any other process that still runs on this address space crashes (SIGSEGV) when the helper
+ *     unmaps it: a vfork or posix_spawn child that has not called execve yet, another CLONE_VM
+ *     process, a second copy's helper.  A helper of one thread sees such a process, waits a second
+ *     for it, and then releases nothing early.  A helper of several threads cannot see it; nor can
+ *     one where a filter refuses unshare, as in containers.
+ *   - The close of a kept descriptor can block: a socket with SO_LINGER, a file on FUSE or NFS.  Do
+ *     not keep one.  It holds up one thread (if given first, all of them), and nothing times it
+ *     out.  Nor keep a vhost descriptor: on Linux 6.4 to 6.9 its worker, a thread of the VMM, ends
+ *     when that closes, so VMM and helper wait for each other [s].
+ *   - A VFIO device closes, and is reset, with its last descriptor or mapped region.  If one is
+ *     mapped, that is in the helper: after wait, its DMA still reaches memory until the first sign.
+ *     VFIO groups on an iommufd can even be opened again before it.  Start the next VM after the
+ *     first sign.  README.md says what to keep, and who unpins the RAM when.
+ *   - If the program's file is on a server that does not answer (FUSE, NFS), the helper hangs
+ *     (state D) when it needs a page of its code that has been reclaimed.  SIGKILL ends it.  So
+ *     start locks its pages, where it may: VmLck in /proc/HELPER/status is 0 if RLIMIT_MEMLOCK is
+ *     used up, or if a seccomp filter was there before start.
+ *   - If a SIGSTOP of the process group hits a process of start's at its birth, and then SIGKILL
+ *     ends the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the
+ *     VMM's own name, until it gets SIGCONT or SIGKILL.
+ *   - In a container, the helper does not make the container itself stop faster: when its PID 1
+ *     exits, the kernel kills all other processes there and waits for them.  PID 1 cannot have a
+ *     helper (-EOPNOTSUPP).
+ *   - SIGKILL ends the helper, and the teardown is then synchronous again.  Killing a whole control
+ *     group does that.  So does the OOM killer: it kills all processes that share the victim's
+ *     memory.
  *   - An attacker who controls the VMM controls the helper's memory too: see SECURITY.
  *
  * WHEN TO CALL START
  *
  *   - After daemonizing: the helper belongs to the process that started it.
- *   - In the control group and the namespaces of the VM: the helper stays in those of that
- *     moment.  While it lives, the kernel refuses some moves, such as setns to a time
- *     namespace.
- *   - Before the VMM's own seccomp filter.  A filter that is there already has to allow the
- *     calls under SYSTEM CALLS.  Tell of RAM before start then: otherwise the helper does
- *     not try those calls, and has one thread only.
- *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and
- *     its jail has a /proc: /proc/HELPER/root is the root directory of that moment.
+ *   - In the control group and the namespaces of the VM, after setcon and the like: the helper
+ *     keeps those of that moment, and its SELinux context, AppArmor profile and Landlock domain.
+ *     While it lives, the kernel refuses setcon, and setns to a time namespace.
+ *   - Before the VMM's own seccomp filter.  A filter that is there already has to allow the calls
+ *     under SYSTEM CALLS.  Tell of RAM before start then: otherwise the helper does not try those
+ *     calls, and has one thread only.
+ *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and its
+ *     jail has a /proc: /proc/HELPER/root is the root directory of that moment.
+ *   - After keep: a helper that lives does not get what is named later.
  *
- *     Threads may exist, and the calling one may end.  The helper keeps the caller's
- *     scheduling policy and CPU affinity: do not call start from a pinned or real-time
- *     thread.  start needs 4 KiB of the caller's stack.
+ *     Threads may exist, and the calling one may end.  The helper keeps the caller's scheduling
+ *     policy and CPU affinity: do not call start from a pinned or real-time thread.  start needs 4
+ *     KiB of the caller's stack.
  *
  * HOW IT WORKS
  *
- *     start clones the helper: a process of its own that shares the VMM's memory (CLONE_VM
- *     without CLONE_THREAD).  It sleeps on a pidfd until every thread of the VMM is gone,
- *     however the VMM ended.  The helper is then the last user of the memory.
+ *     start clones the helper: a process of its own that shares the VMM's memory (CLONE_VM without
+ *     CLONE_THREAD).  It sleeps on a pidfd until every thread of the VMM is gone, however the VMM
+ *     ended.  The helper is then the last user of the memory.
  *
  *     VMM     ====== guest runs ======x reaped
  *     helper         ..... sleeps ....|=| first sign: devices, sockets, KVM, locks are free
  *       its threads  ..... sleep ......|== RAM is freed ==x last sign: all is back
  *
- *     It unmaps everything but the RAM and the program or library that it runs in, and
- *     closes the first kept descriptor.  Then its threads take from one list of work: the
- *     further kept descriptors but the last, in the order given, then the RAM
- *     (MADV_DONTNEED, in parallel).  Then the helper exits, and that closes the last kept
- *     descriptor.
+ *     It unmaps everything but the RAM and the program or library that it runs in, and closes the
+ *     first kept descriptor.  Then its threads take from one list of work: the further kept
+ *     descriptors but the last, in the order given, then the RAM (MADV_DONTNEED, in parallel).
+ *     Then the helper exits, and that closes the last kept descriptor.
  *
- *     Without async_teardown_ram and async_teardown_keep there is one step: the helper
- *     exits, and the kernel frees everything as in the VMM's own exit, devices last.
+ *     Without async_teardown_ram and async_teardown_keep there is one step: the helper exits, and
+ *     the kernel frees everything as in the VMM's own exit, devices last.
  *
- *     The helper is a child of the VMM with exit signal 0: only wait calls with __WCLONE
- *     or __WALL see it.  Its name is cleanup/PID, with the VMM's PID as the VMM sees it:
- *     pgrep -x cleanup/1234 finds it.  It stays in the VMM's control groups: its memory and
- *     CPU time are charged there as before.
+ *     The helper is a child of the VMM with exit signal 0: only wait calls with __WCLONE or __WALL
+ *     see it.  Its name is cleanup/PID, with the VMM's PID as the VMM sees it: pgrep -x
+ *     cleanup/1234 finds it.  It stays in the VMM's control groups: its memory and CPU time are
+ *     charged there as before.
  *
  * WHAT IS FREE WHEN
  *
  *     after wait              what only descriptors hold: TAP, sockets, ports, locks, files
  *     next, with ram or keep  what is mapped and not RAM: VFIO regions, KVM's guest (unless
  *                             a guest_memfd holds it), packet rings, locks and files of
- *                             mappings, io_uring.  A kernel worker closes the files and
- *                             sockets of an io_uring a moment later, as after any exit:
- *                             those registered, and those of requests in flight.  (With
+ *                             mappings, io_uring and AF_XDP rings.  The kernel closes what
+ *                             these two hold a moment later, as after any exit: the files of
+ *                             an io_uring's requests in flight, and those registered (with
  *                             NO_MMAP both go with wait; with SQPOLL those of requests do)
  *     the first sign          the first kept descriptor closes, if several are kept
  *     then                    the other kept descriptors and the RAM.  A guest_memfd holds
- *                             its VM: KVM's guest is gone when the last of them is closed
+ *                             its VM: KVM's guest is gone when the last of them is closed.
+ *                             Between two pipes, with as many threads as there are
+ *                             guest_memfds, that is before their memory is freed
  *     when the helper exits   native AIO's files, namespaces, the executable (ETXTBSY until
- *                             then), the root directory (EBUSY until then), the control
- *                             group; a userfaultfd's handler gets ESRCH.  Without ram and
- *                             keep: all that is mapped
+ *                             then) and its file system, the root directory (EBUSY until
+ *                             then), the control group; a userfaultfd's handler gets ESRCH.
+ *                             Without ram and keep: all that is mapped
  *     the last sign           the last kept descriptor closes
  *
- *     To see the signs, keep the writing end of a pipe (O_CLOEXEC), given first or last.
- *     Any process that has the reading end gets an end of file.  The first sign says: the
- *     next VM may start, if there is room for both.  The last one says: all is back.  (What
- *     an io_uring held may be a moment late for both: try again.)  The helper's end says so
- *     too, if ram or keep was used: wait for it with a pidfd, or with tail --pid.  With start
- *     alone it does not: while a monitoring agent reads /proc/PID/smaps, memory and mapped
- *     locks stay for some 100 ms after the helper.
+ *     To see the signs, keep the writing end of a pipe (O_CLOEXEC), given first or last.  Any
+ *     process that has the reading end gets an end of file.  The first sign says: the next VM may
+ *     start, if there is room for both.  The last one says: all is back.  (What an io_uring held
+ *     may be a moment late for both: try again.)  The helper's end says so too, if ram or keep was
+ *     used: wait for it with a pidfd, or with tail --pid.  With start alone it does not: while a
+ *     monitoring agent reads /proc/PID/smaps, memory and mapped locks stay for some 100 ms after
+ *     the helper.
  *
- *     The helper can release nothing early, and all kept descriptors close in its exit (so
- *     the helper's end is the sign then),
- *       - where its calls are also on a shadow stack (x86 SHSTK, arm64 GCS); the threads
- *         free the RAM in parallel there all the same;
- *       - where a filter refuses munmap or timer_create, or the uid's RLIMIT_SIGPENDING is
- *         used up;
- *       - where the linker does not tell where the image is (__ehdr_start is 0), or the
- *         program was rewritten after linking (BOLT);
+ *     The helper can release nothing early, and all kept descriptors close in its exit (so the
+ *     helper's end is the sign then),
+ *       - where its calls are also on a shadow stack (x86 SHSTK, arm64 GCS); the threads free the
+ *         RAM in parallel there all the same;
+ *       - where a filter refuses munmap or timer_create, or the uid's RLIMIT_SIGPENDING is used up;
+ *       - where the linker does not tell where the image is (__ehdr_start is 0), or puts .bss
+ *         outside of it (gold -Tbss), or the program was rewritten later (BOLT);
  *       - where another process uses the memory; see WHAT CAN GO WRONG.
  *
- *     These stay mapped until the helper exits: sealed mappings (mseal); mappings that the
- *     kernel refuses to split (vdso, perf buffers, xen privcmd) if they lie next to the RAM
- *     or a sealed one; small mappings between two sealed areas of more than 16 MiB; the rest
- *     of a hugetlb page that a range cuts; mappings in the gaps between the segments of a
- *     static PIE (with segments aligned to more than a page, as on arm64; link with
- *     -Wl,-z,max-page-size=4096).
+ *     These stay mapped until the helper exits: sealed mappings (mseal); mappings that the kernel
+ *     refuses to split (vdso, perf buffers, xen privcmd) if they lie next to the RAM or a sealed
+ *     one; small mappings between two sealed areas of more than 16 MiB; the rest of a hugetlb page
+ *     that a range cuts; mappings in the gaps between the segments of a static PIE (with segments
+ *     aligned to more than a page, as on arm64; link with -Wl,-z,max-page-size=4096).
  *
- *     These are freed by one thread, after the rest of the RAM: the pages of a shared file
- *     (memfd); hugetlb pages of 1 GiB; before Linux 5.18 all hugetlb pages and mlocked RAM.
+ *     These are freed by one thread, after the rest of the RAM: the pages of a shared file (memfd);
+ *     hugetlb pages of 1 GiB; before Linux 5.18 all hugetlb pages and mlocked RAM.
  *
- *     If one step of the release takes an hour (another process has a userfaultfd for the
- *     memory, asked to be told of its removal, and does not read), the helper is killed.
- *     Its exit frees everything.
+ *     If one step of the release takes an hour (another process has a userfaultfd for the memory,
+ *     asked to be told of its removal, and does not read), the helper is killed.  Its exit frees
+ *     everything.
  *
  * SIDE EFFECTS
  *
- *   - ps and top show the memory and the command line twice.
- *   - After the VMM's death the helper has a new parent: the nearest subreaper, or PID 1.
- *     It gets a SIGCHLD at the helper's end, and has to reap it.
- *   - Until then, the helper and its threads count against pids.max and RLIMIT_NPROC, the
- *     helper's timer against RLIMIT_SIGPENDING.
+ *   - ps and top show the memory and the command line twice; RSS, PSS and USS all double.
+ *   - The helper's code and the static object, some 20 KiB, are locked in memory.  They count
+ *     against the VMM's RLIMIT_MEMLOCK.
+ *   - After the VMM's death the helper has a new parent: the nearest subreaper, or PID 1.  It gets a
+ *     SIGCHLD at the helper's end, and has to reap it.
+ *   - Until then, the helper and its threads count against pids.max and RLIMIT_NPROC, the helper's
+ *     timer against RLIMIT_SIGPENDING.
  *   - The helper waits until the VMM's core dump has been written.
  *   - Valgrind aborts on this clone.  Under qemu-user start returns -EINVAL.
- *   - A uprobe in the helper's functions ends it.
+ *   - A uprobe in the helper's functions ends it, and so does code that is injected by ptrace.
+ *   - CRIU: call stop before the dump, and start after the restore.
  *
  * SECURITY
  *
- *     An attacker who controls the VMM can rewrite the helper's memory, and so run code in
- *     it.  The helper was cloned with the privileges of that moment.  So before start
- *     returns, the helper
+ *     An attacker who controls the VMM can rewrite the helper's memory, and so run code in it.  The
+ *     helper was cloned with the privileges of that moment.  So before start returns, the helper
  *
- *       - holds no descriptor but a pidfd of the VMM, a pipe for its threads, and what is
- *         kept, for which it has no calls but close and ppoll;
- *       - has no capability in effect, has no_new_privs, and dumps no core (but to a socket
- *         in core_pattern, which asks for no limit; and to a program there if the hard
- *         RLIMIT_CORE is 0 and cannot be raised);
- *       - runs under a seccomp filter (atd_filter below) that kills it for any call but
- *         ppoll, rt_sigtimedwait, getppid, munmap, close, timer_settime, exit, exit_group;
- *         timer_create with the monotonic clock; kill with signal 0; unshare(CLONE_VM),
- *         which only asks a question; and madvise to drop pages.
+ *       - holds no descriptor but a pidfd of the VMM, a pipe for its threads, and what is kept, for
+ *         which it has no calls but close and ppoll;
+ *       - has no capability in effect, has no_new_privs, and dumps no core (but to a socket in
+ *         core_pattern, which asks for no limit; and to a program there if the hard RLIMIT_CORE is
+ *         0 and cannot be raised);
+ *       - runs under a seccomp filter (atd_filter below) that kills it for any call but ppoll,
+ *         rt_sigtimedwait, getppid, munmap, close, timer_settime, exit, exit_group; timer_create
+ *         with the monotonic clock; kill with signal 0; unshare(CLONE_VM), which only asks a
+ *         question; and madvise to drop pages.
  *
- *     It keeps the uid, the permitted capabilities, the namespaces and control groups of
- *     the moment of start, without a call to use them by.  On x86 it also keeps ioperm and
- *     iopl, which take no call: give those up before start.
+ *     It keeps the uid, the permitted capabilities, the namespaces and control groups of the moment
+ *     of start, without a call to use them by.  On x86 it also keeps ioperm and iopl, which take no
+ *     call: give those up before start.
  *
- *     What is left to the attacker: to ask which PIDs exist; to drop memory that is already
- *     his; to use up, by timers, the uid's RLIMIT_SIGPENDING; to give the signs too early; to
- *     have the helper stay when the VMM is dead, keep the memory and a CPU, and go on writing
- *     to memory that the VMM shared with others.  So have the supervisor kill the helper
- *     after a timeout, and trust no memory that was shared with the VMM until the helper is
- *     gone.
+ *     What is left to the attacker: to ask which PIDs exist; to drop memory that is already his; to
+ *     use up, by timers, the uid's RLIMIT_SIGPENDING; to give the signs too early; to have the
+ *     helper stay when the VMM is dead, keep the memory and a CPU, and go on writing to memory that
+ *     the VMM shared with others.  So have the supervisor kill the helper after a timeout, and
+ *     trust no memory that was shared with the VMM until the helper is gone.
  *
- *     The helper opens no new way to the VMM's memory: to trace it, or to open its
- *     /proc/PID/mem, takes what it took for the VMM when it called start.  For that, the
- *     permitted set stays.  One exception: under AppArmor, if /proc/self/status cannot be
- *     read, the permitted set shrinks to what the profile grants.  The VMM's credentials,
- *     seccomp state and dumpable flag are unchanged.
+ *     The helper opens no new way to the VMM's memory: to trace it, or to open its /proc/PID/mem,
+ *     takes what it took for the VMM when it called start.  For that, the permitted set stays.  One
+ *     exception: under AppArmor, if /proc/self/status cannot be read, the permitted set shrinks to
+ *     what the profile grants.  The VMM's credentials, seccomp state and dumpable flag are
+ *     unchanged.
  *
- *     Where the kernel or a policy refuses one of these, there is no helper: start fails,
- *     and the teardown is synchronous.  A slow exit is better than a way in.
+ *     Where the kernel or a policy refuses one of these, there is no helper: start fails, and the
+ *     teardown is synchronous.  A slow exit is better than a way in.
  *
  * POLICIES
  *
  *     SELinux    svirt_t (libvirt) may not setcap.  start works if no capability is in
  *                effect or inheritable, as in a QEMU that libvirt runs as another user;
- *                otherwise it returns -EACCES.  Where the policy also refuses getcap,
- *                setrlimit or sigkill (Debian's), start still works; stop then returns
- *                -EACCES.
- *     AppArmor   start works (libvirt's template).  The kernel shows the helper only the
- *                capabilities that the profile grants; the others cannot be used, and stay.
+ *                otherwise it returns -EACCES.  Where the policy refuses getcap, start needs
+ *                a readable /proc/self/status; else -EACCES.  Where it refuses setrlimit or
+ *                sigkill (Debian's), start still works; stop then returns -EACCES.
+ *     AppArmor   start works (libvirt's template).  Without a signal rule for its own
+ *                profile, stop returns -EACCES, and without pidfd the memory comes 0.5 s
+ *                late.  capget shows only what the profile grants: the real sets are read
+ *                from /proc/self/status (but not under a seccomp filter).
+ *     Landlock   start works, and a domain may follow it.  With SCOPE_SIGNAL after start,
+ *                stop returns -EPERM.
  *     systemd    With SystemCallFilter=~@privileged, start works if no capability is in
  *                effect or inheritable; otherwise it returns -EPERM.
  *     docker     The default filter refuses unshare: the helper cannot ask whether others
@@ -218,28 +241,32 @@
  *     before Linux 5.9       unshare openat getdents64 close, not close_range
  *     before Linux 5.3       rt_sigtimedwait unshare, not pidfd_open
  *     for stop               getpid rt_sigprocmask wait4 kill ppoll
+ *     for keep               getpid, once start has been called
  *
- *     clone has the flags VM | FILES | VFORK, then VM | FILES | SIGHAND | THREAD | VFORK,
- *     then VM | FILES | CHILD_CLEARTID, and for each further thread VM | FS | FILES |
- *     SIGHAND | THREAD.
+ *     Without a filter, openat, read, close and mlock are called too, and may fail.
  *
- *     If the filter answers with an error, start returns it, or -EPERM (exit), or -ESRCH
- *     (getppid), or does without: close_range, pidfd_open and chdir may be refused; also
- *     capget, where /proc/self/status can be read.
+ *     clone has the flags VM | FILES | VFORK, then VM | FILES | SIGHAND | THREAD | VFORK, then VM |
+ *     FILES | CHILD_CLEARTID, and for each further thread VM | FS | FILES | SIGHAND | THREAD.
  *
- *     If it kills for one of the VMM's own calls, it kills the VMM; but not for exit, which
- *     a process tries first.  If it kills the helper for a call, start returns -EPERM.  The
- *     helper first calls munmap and exit_group when the VMM is gone: if the filter then kills
- *     just one of its threads, the others end a minute later.
+ *     If the filter answers with an error, start returns it, or -EPERM (exit), or -ESRCH (getppid),
+ *     or does without: close_range, pidfd_open and chdir may be refused; also capget, where
+ *     /proc/self/status can be read.
  *
- *     A handler of SIGSYS (SECCOMP_RET_TRAP) may answer the VMM's calls, but not
- *     rt_sigprocmask: start then returns -EPERM.  The helper blocks SIGSYS, so a trap kills
- *     it.
+ *     If it kills for one of the VMM's own calls, it kills the VMM; but not for exit, which a
+ *     process tries first.  If it kills the helper for a call, start returns -EPERM.  The helper
+ *     first calls munmap and exit_group when the VMM is gone: if the filter then kills just one of
+ *     its threads, the others end a minute later.
+ *
+ *     A handler of SIGSYS (SECCOMP_RET_TRAP) may answer the VMM's calls, but not rt_sigprocmask:
+ *     start then returns -EPERM.  The helper blocks SIGSYS, so a trap kills it.
  *
  * KERNELS
  *
  *     2.6.30  unshare(CLONE_VM) tells whether others use the memory [s]
  *     3.5     seccomp filters; without them start returns -EINVAL [r]
+ *     3.10    RHEL 7's does not clear the CLEARTID word of a killed process: if another thread
+ *             has reaped a helper that was killed, stop may kill an unrelated child that has
+ *             got its PID [r]
  *     4.8     an oom_score_adj written for VMM or helper holds for both [r]
  *     4.18    up to some 5.4: a child of clone inherits the area for restartable sequences.
  *             This helper does not: see atd_launch [r]
@@ -259,9 +286,10 @@
  *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of
  *             one may keep all others from running for seconds: start and stop then wait for
  *             the helper as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
+ *     6.18    a CPU quota stops a thread when it returns from the kernel.  QUOTA
  *
- *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.1 was run on 4.4,
- *     4.18 (RHEL 8), 5.4, 5.10 and 7.3-rc7; this one on 5.10, 6.1, 6.12 and 6.18.
+ *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.2 was run on 3.10 (RHEL
+ *     7), 4.4, 4.18 (RHEL 8), 5.4, 5.10, 6.1, 6.12 and 7.3-rc7; this one on 6.18.
  *
  * COMPILING
  *
@@ -277,22 +305,23 @@
  *                                    of "extern", such as a visibility.
  *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
  *
- *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing
- *     has to be defined or included before.  The code calls no function of libc and
- *     allocates nothing: it takes 8 KiB with -Os, 0.75 KiB of which are the helper's stack
- *     (3 KiB on s390x, mips, ppc64 and with SVE or RISC-V V), and as much for each further
- *     thread.  -fstack-check makes start fail; so does -fsplit-stack with g++.
+ *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing has to
+ *     be defined or included before.  The code calls no function of libc and allocates nothing: it
+ *     takes 8.5 KiB with -Os, 0.75 KiB of which are the helper's stack (3 KiB on s390x, mips, ppc64
+ *     and with SVE or RISC-V V), and as much for each further thread.  Options that make the stack
+ *     too small are -EOVERFLOW.  -fstack-check makes start fail; so does -fsplit-stack with g++.
+ *     OPTIONS
  *
- *     Run on a kernel of its own, with and without pidfd_open: x86-64, i386, aarch64, arm
- *     (ARM and Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but x86-64
- *     in emulation.  Compiled only: mips64.  On other architectures, on arm before version
- *     6 and on big-endian arm, the implementation is an #error.  On other systems than
- *     Linux the functions exist; those that return something return -ENOSYS.
+ *     Run on a kernel of its own, with and without pidfd_open: x86-64, i386, aarch64, arm (ARM and
+ *     Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but x86-64 in emulation.
+ *     Compiled only: mips64.  On other architectures, on arm before version 6 and on big-endian
+ *     arm, the implementation is an #error.  On other systems than Linux the functions exist and
+ *     return -ENOSYS.
  */
 #ifndef ASYNC_TEARDOWN_H
 #define ASYNC_TEARDOWN_H
 
-#define ASYNC_TEARDOWN_VERSION 10200	/* 1.2.0; 1.2.3 would be 10203 */
+#define ASYNC_TEARDOWN_VERSION 10300	/* 1.3.0 */
 
 #if defined(ASYNC_TEARDOWN_API)
 #elif defined(ASYNC_TEARDOWN_STATIC) && (defined(__GNUC__) || defined(__clang__))
@@ -316,15 +345,17 @@ extern "C" {
 /*
  * Starts the helper.
  *
- * Returns its PID (> 0) when it is completely set up; or -errno when that failed.  Then the
- * helper has been reaped, nothing else has changed, and the teardown is synchronous.
+ * Returns its PID (> 0) when it is completely set up; or -errno when that failed.  Then the helper
+ * has been reaped, nothing else has changed, and the teardown is synchronous.
  *
  *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max); for a moment one
  *                  more is needed than the helper has threads.  Or the calling thread's
  *                  policy is SCHED_DEADLINE
  *     -EBADF       a descriptor that is to be kept is not open
  *     -ECANCELED   somebody killed the helper before it was ready
- *     -EACCES      a security module refuses a call; see POLICIES
+ *     -EACCES      a security module refuses a call; see POLICIES.  If it refuses SIGKILL for
+ *                  a helper that is not ready in time, that one stays, and becomes ready: the
+ *                  next start returns its PID.  Until then, do not call execve
  *     -EPERM       a seccomp filter refuses a call, kills the helper for one, or has a
  *                  SIGSYS handler answer rt_sigprocmask or clone
  *     -ECHILD      another thread of the VMM, in a wait with __WALL, has reaped a process
@@ -334,25 +365,28 @@ extern "C" {
  *                  its descriptor.  It has been killed.  If it does not end within thirty
  *                  seconds either, the next call of start or stop reaps it, or says the same
  *                  again.  Also when another thread was in start or stop for thirty seconds
+ *     -EOVERFLOW   an option of the compiler makes the helper's stack too small.  Nothing of
+ *                  the VMM's has been overwritten; see COMPILING
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: the kernel lets it end only
  *                  after all other processes there
  *     -ENOSYS      not Linux; or the kernel, or a filter, lacks a call
- *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the process
- *                  has called unshare(CLONE_NEWPID).  (Under a filter, start then uses up the
- *                  new namespace: later forks fail with ENOMEM)
+ *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the process has
+ *                  called unshare(CLONE_NEWPID), or setns to a PID namespace.  (Under a filter,
+ *                  start then uses up a new namespace: later forks fail with ENOMEM)
  *     or another error that the kernel gives for a step, such as -ENOMEM
  *
- * In a process that has a helper, returns the PID of that one.  If it has been killed,
- * reaps it and starts another.  After fork the child has no helper and may start its own;
- * it inherits the ranges, the kept descriptors and the number of threads.
+ * In a process that has a helper, returns the PID of that one.  If it has been killed, reaps it and
+ * starts another.  After fork the child has no helper and may start its own; it inherits the
+ * ranges, the kept descriptors and the number of threads.
  *
- * Any thread may call this at any time, and several at once: they get the same helper.  Do
- * not call it in a vfork child or a SIGSYS handler.  It waits for the helper to be set up:
- * a fraction of a millisecond on an idle machine.  The seconds above are what it sleeps, and
- * last longer where it gets no CPU.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS
- * wait, and the parent is not told of a stop.  A helper that is stopped is continued.  start
- * prints nothing, and leaves the caller's errno, signal mask, signal handlers, descriptors and
- * heap alone.
+ * Any thread may call this at any time, and several at once: they get the same helper.  Do not call
+ * it in a SIGSYS handler, nor in a vfork child or another process that shares the VMM's memory: two
+ * processes would set up two helpers on one stack.  It waits for the helper to be set up: a
+ * fraction of a millisecond on an idle machine; a second more if a thread holds mmap_lock as long,
+ * say in a large munmap.  The seconds above are what it sleeps, and last longer where it gets no
+ * CPU.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent is not told
+ * of a stop.  A helper that is stopped is continued.  start prints nothing, and leaves the caller's
+ * errno, signal mask, signal handlers, descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
@@ -368,68 +402,72 @@ ASYNC_TEARDOWN_API int async_teardown_start(void);
  *                  frozen, traced, or in the close of a file whose server does not answer
  *     -ENOSYS      not Linux; or a filter refuses a call so
  *
- * An execve after -ETIMEDOUT is safe: the old memory goes when the hold ends.  After -EPERM
- * or -EACCES it stays until the process exits: do not call execve, or accept that.
+ * An execve after -ETIMEDOUT is safe: the old memory goes when the hold ends.  After -EPERM or
+ * -EACCES it stays until the process exits: do not call execve, or accept that.
  *
- * In a vfork child it does nothing.  Threads, errno and so on: as for start, but the
- * thread's timer slack lengthens its sleeps.
+ * In a vfork child it does nothing.  Threads, errno and so on: as for start, but the thread's timer
+ * slack lengthens its sleeps.
  */
 ASYNC_TEARDOWN_API int async_teardown_stop(void);
 
 /*
- * Tells where guest RAM is: size bytes from start.  This counts for the helper that there
- * is and for later ones.  size 0 forgets the range that begins at start; another size
- * changes it.
+ * Tells where guest RAM is: size bytes from start.  This counts for the helper that there is and
+ * for later ones.  size 0 forgets the range that begins at start; another size changes it.
  *
- * When the VMM is gone, the helper unmaps everything but the ranges and its own image.  Its
- * threads then free the ranges; a file that others share keeps its content.  Tell of what
- * is large: in QEMU, RAM blocks of 16 MiB and more.  One range may span several mappings
- * and the gaps between them.  Ranges may overlap, be unaligned, or no longer be mapped.
+ * When the VMM is gone, the helper unmaps everything but the ranges and its own image.  Its threads
+ * then free the ranges; a file that others share keeps its content.  Tell of what is large: in
+ * QEMU, RAM blocks of 16 MiB and more.  One range may span several mappings and the gaps between
+ * them.  Ranges may overlap, be unaligned, or no longer be mapped; but forget one before something
+ * else is mapped there.
  *
  * Returns 0, or -errno, and then nothing has changed:
  *
  *     -ENOSPC   there are ASYNC_TEARDOWN_RANGES already.  Join neighbours to one range
  *               (what else is mapped between them then stays until the end), or go on: the
  *               untold memory is freed with the devices
+ *     -ENOENT   no range begins at start that could be forgotten
  *     -EINVAL   start is 0, or the end is past the top, or an address has a tag
  *     -ENOSYS   not Linux
  *
- * Makes no system call.  Any thread may call it at any time, but not two at once for the
- * same start.
+ * Makes no system call.  Any thread may call it at any time, but not two at once for the same
+ * start.
  */
 ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
 
 /*
- * Names the descriptors that the next helper keeps open: n of them, 8 at most.  This
- * replaces what was named before; with n 0 nothing is kept.  The helper then frees the
- * memory behind them, not the VMM's exit.
+ * Names the descriptors that the next helper keeps open: n of them, 8 at most.  This replaces what
+ * was named before; with n 0 nothing is kept.  The helper then frees the memory behind them, not
+ * the VMM's exit.
  *
- * When the VMM is gone and the devices are free, the helper closes the first one, before all
- * else: give a pipe, or something else that closes at once.  Then its threads take the
- * others in the order given, each the next one, and then the RAM.  The last one is
- * closed by the helper's exit, when all else is free.  A helper that is killed, or that
- * releases nothing early, closes all of them in its exit, after the memory and before
- * mapped files.
+ * When the VMM is gone and the devices are free, the helper closes the first one, before all else:
+ * give a pipe, or something else that closes at once.  Then its threads take the others in the
+ * order given, each the next one, and then the RAM.  The last one is closed by the helper's exit,
+ * when all else is free.  A helper that is killed, or that releases nothing early, closes all of
+ * them in its exit, after the memory and before mapped files.
  *
- * A descriptor of later can be kept as well: send it (SCM_RIGHTS, unix(7)) to a socket that
- * is kept and never read.
+ * A descriptor of later can be kept as well: send it (SCM_RIGHTS, unix(7)) to a socket that is kept
+ * and never read.
  *
  * Returns 0, or -errno, and then nothing has changed:
  *
+ *     -EBUSY    this process has a helper that lives, and would not keep them: call this
+ *               before start, or stop first
  *     -EINVAL   n is out of bounds, or one is given twice
  *     -EBADF    one is negative.  (start says so of one that is not open)
  *     -ENOSYS   not Linux
  *
- * Makes no system call.  Any thread may call it, but not while another is in here or in
- * start.  start's cost grows with the highest number kept: the table is copied up to there.
+ * The compiler warns if the result is ignored.  Any thread may call this, but not while another is
+ * in here or in start.  start's cost grows with the highest number kept: the table is copied up to
+ * there.
  */
 ASYNC_TEARDOWN_API ASYNC_TEARDOWN_CHECKED int async_teardown_keep(const int *fds, int n);
 
 /*
- * Chooses how many threads helpers have from the next one on: n, or the nearest number from
- * 1 to ASYNC_TEARDOWN_THREADS, which is also the default.  A helper has only one before
- * Linux 5.3, or where there is a seccomp filter and nothing was told before start.  Any
- * thread may call this at any time.
+ * Chooses how many threads helpers have from the next one on: n, or the nearest number from 1 to
+ * ASYNC_TEARDOWN_THREADS, which is also the default.  Returns that number, or -ENOSYS (not Linux).
+ * A helper has only one before Linux 5.3, or where there is a seccomp filter and nothing was told
+ * before start: Threads in /proc/HELPER/status says how many.  Any thread may call this at any
+ * time.
  */
 ASYNC_TEARDOWN_API int async_teardown_threads(int n);
 
@@ -455,58 +493,58 @@ extern "C" {
 #pragma GCC diagnostic ignored "-Wpragmas"	/* gcc: what follows, and pack, may be unknown */
 #pragma GCC diagnostic ignored "-Wunknown-warning-option"	/* clang: the same */
 #pragma GCC diagnostic ignored "-Wold-style-cast"
+#pragma GCC diagnostic ignored "-Wpedantic"	/* gcc: to it, strub is part of a type */
 #pragma GCC diagnostic ignored "-Wunsafe-buffer-usage"		/* means pointers, in C */
 #pragma pack(push, 16)	/* the kernel's layouts, whatever pack or -fpack-struct says */
 
 /*
- * The helper runs on the thread pointer of the thread that called start, and that thread
- * may be gone.  So its code calls nothing of libc or of the compiler's library, and touches
- * no thread-local storage: no errno, and nothing that compilers keep there, such as stack
- * protector canaries and the state of sanitizers and profilers.
+ * The helper runs on the thread pointer of the thread that called start, and that thread may be
+ * gone.  So its code calls nothing of libc or of the compiler's library, and touches no
+ * thread-local storage: no errno, and nothing that compilers keep there, such as stack protector
+ * canaries and the state of sanitizers and profilers.
  *
  * It has a section of its own, which the helper locks in memory; see atd_lock_memory.
  */
 #if (!defined(__GNUC__) && !defined(__clang__)) || defined(__TINYC__)
 #error "async_teardown.h: needs gcc or clang"
 #elif defined(__clang__)
+#pragma clang attribute push(__attribute__((__uninitialized__)), apply_to = variable(is_local))
 #if __has_attribute(__disable_sanitizer_instrumentation__)
 #define ATD_BARE_MORE , __disable_sanitizer_instrumentation__, __no_profile_instrument_function__
 #else
 #define ATD_BARE_MORE
 #endif
-#define ATD_BARE __no_stack_protector__, __no_instrument_function__, __no_split_stack__, \
-	__xray_never_instrument__, __no_sanitize__("all", "coverage"), \
-	__section__("atd_text") ATD_BARE_MORE
+#define ATD_BARE __section__("atd_text"), __no_stack_protector__, __no_instrument_function__, \
+	__no_sanitize__("all", "coverage"), __no_split_stack__, __xray_never_instrument__ ATD_BARE_MORE
 #else
-#ifdef __cplusplus	/* g++ refuses no_split_stack at a definition */
-#define ATD_BARE_MORE
-#else
-#define ATD_BARE_MORE , __no_split_stack__
-#endif
+/* As pragmas: functions with an attribute "optimize" are not inlined into those without. */
+#pragma GCC push_options
+#pragma GCC optimize ("no-trapv", "inline-atomics", "tree-parallelize-loops=1")
 #if __GNUC__ >= 14
-#define ATD_BARE __no_stack_protector__, __no_instrument_function__, \
-	__no_profile_instrument_function__, __no_sanitize_coverage__, __no_sanitize__("all"), \
-	__optimize__("no-trapv", "no-harden-control-flow-redundancy"), __strub__("callable"), \
-	__section__("atd_text") ATD_BARE_MORE
+#pragma GCC optimize ("no-harden-control-flow-redundancy")
+#define ATD_BARE_MORE __no_stack_protector__, __no_sanitize_coverage__, __strub__("callable")
 #elif __GNUC__ >= 12
-#define ATD_BARE __no_stack_protector__, __no_instrument_function__, \
-	__no_profile_instrument_function__, __no_sanitize_coverage__, __no_sanitize__("all"), \
-	__optimize__("no-trapv"), __section__("atd_text") ATD_BARE_MORE
+#define ATD_BARE_MORE __no_stack_protector__, __no_sanitize_coverage__
 #else
-#define ATD_BARE __optimize__("no-stack-protector", "no-trapv"), __no_instrument_function__, \
-	__no_profile_instrument_function__, __no_sanitize__("all"), \
-	__section__("atd_text") ATD_BARE_MORE
+#define ATD_BARE_MORE __optimize__("no-stack-protector")
 #endif
+#ifndef __cplusplus	/* g++ refuses no_split_stack at a definition */
+#define ATD_BARE_C , __no_split_stack__
+#else
+#define ATD_BARE_C
+#endif
+#define ATD_BARE __section__("atd_text"), __no_instrument_function__, __noclone__, \
+	__no_profile_instrument_function__, __no_sanitize__("all"), ATD_BARE_MORE ATD_BARE_C
 #endif
 #define ATD_FN static __attribute__((ATD_BARE))
 #define ATD_NOINLINE static __attribute__((__noinline__, ATD_BARE))	/* smaller */
 
 /*
  * The public functions have to be calls to their callers, after which vector registers are
- * anything, for some do not survive a system call (SVE, RISC-V V).  What they are inlined
- * into may use these although this code is compiled without, and so without the clobbers
- * below: a target attribute does it, and link-time optimization.  gcc's -fipa-ra would look
- * into what is merely not inlined.
+ * anything, for some do not survive a system call (SVE, RISC-V V).  What they are inlined into may
+ * use these although this code is compiled without, and so without the clobbers below: a target
+ * attribute does it, and link-time optimization.  gcc's -fipa-ra would look into what is merely not
+ * inlined.
  */
 #if !defined(__clang__) && __GNUC__ >= 8
 #define ATD_OPAQUE __attribute__((__noipa__, ATD_BARE))
@@ -515,9 +553,9 @@ extern "C" {
 #endif
 
 /*
- * What the code needs of the kernel's interface.  Own definitions, because libc's hide
- * behind feature macros that the including file may not have set, and the kernel's headers
- * clash with libc's.  The system calls themselves, by architecture, stand at the end.
+ * What the code needs of the kernel's interface.  Own definitions, because libc's hide behind
+ * feature macros that the including file may not have set, and the kernel's headers clash with
+ * libc's.  The system calls themselves, by architecture, stand at the end.
  *
  * ATD_EM is the architecture's ELF machine number, which a seccomp filter checks.
  */
@@ -548,59 +586,27 @@ extern "C" {
 #error "async_teardown.h: no system call block for this architecture; please add one"
 #endif
 
-#ifdef __mips__
-#define ATD_NR_SINCE_5_0 5000	/* where the numbers common to all begin */
-#else
-#define ATD_NR_SINCE_5_0 0
-#endif
-
 enum {
-	ATD_NR_PIDFD_OPEN = ATD_NR_SINCE_5_0 + 434,
-	ATD_NR_CLOSE_RANGE = ATD_NR_SINCE_5_0 + 436,
-
-	ATD_CLONE_VM = 0x100,
-	ATD_CLONE_FS = 0x200,
-	ATD_CLONE_FILES = 0x400,
-	ATD_CLONE_SIGHAND = 0x800,
-	ATD_CLONE_VFORK = 0x4000,
-	ATD_CLONE_THREAD = 0x10000,
-	ATD_CLONE_CHILD_CLEARTID = 0x200000,
-	ATD_CLOSE_RANGE_UNSHARE = 2,
-	ATD_WNOHANG = 1,
-	ATD_WCLONE = (int)0x80000000,	/* children without an exit signal */
-	ATD_AT_FDCWD = -100,
-	ATD_F_GETFD = 1,
-	ATD_POLLIN = 1,
-	ATD_MADV_DONTNEED = 4,
-	ATD_MADV_DONTNEED_LOCKED = 24,
-	ATD_CLOCK_MONOTONIC = 1,
-	ATD_SIGHUP = 1,
-	ATD_SIGKILL = 9,
+	ATD_CLONE_VM = 0x100, ATD_CLONE_FS = 0x200, ATD_CLONE_FILES = 0x400,
+	ATD_CLONE_SIGHAND = 0x800, ATD_CLONE_VFORK = 0x4000, ATD_CLONE_THREAD = 0x10000,
+	ATD_CLONE_CHILD_CLEARTID = 0x200000, ATD_CLOSE_RANGE_UNSHARE = 2,
+	ATD_WNOHANG = 1, ATD_WCLONE = (int)0x80000000,	/* children without an exit signal */
+	ATD_AT_FDCWD = -100, ATD_F_GETFD = 1, ATD_POLLIN = 1, ATD_CLOCK_MONOTONIC = 1,
+	ATD_MADV_DONTNEED = 4, ATD_MADV_DONTNEED_LOCKED = 24,
+	ATD_SIGHUP = 1, ATD_SIGKILL = 9,
 #ifdef __mips__
-	ATD_SIG_BLOCK = 1,
-	ATD_SIG_SETMASK = 3,
-	ATD_SIGSET_BYTES = 16,
-	ATD_SIGSYS = 12,
-	ATD_SIGCONT = 25,
-	ATD_RLIMIT_NOFILE = 5,
+	ATD_NR_PIDFD_OPEN = 5434, ATD_NR_CLOSE_RANGE = 5436,
+	ATD_SIG_BLOCK = 1, ATD_SIG_SETMASK = 3, ATD_SIGSET_BYTES = 16,
+	ATD_SIGSYS = 12, ATD_SIGCONT = 25, ATD_RLIMIT_NOFILE = 5,
 #else
-	ATD_SIG_BLOCK = 0,
-	ATD_SIG_SETMASK = 2,
-	ATD_SIGSET_BYTES = 8,
-	ATD_SIGSYS = 31,
-	ATD_SIGCONT = 18,
-	ATD_RLIMIT_NOFILE = 7,
+	ATD_NR_PIDFD_OPEN = 434, ATD_NR_CLOSE_RANGE = 436,
+	ATD_SIG_BLOCK = 0, ATD_SIG_SETMASK = 2, ATD_SIGSET_BYTES = 8,
+	ATD_SIGSYS = 31, ATD_SIGCONT = 18, ATD_RLIMIT_NOFILE = 7,
 #endif
-	ATD_RLIMIT_CORE = 4,
-	ATD_PR_SET_PDEATHSIG = 1,
-	ATD_PR_SET_NAME = 15,
-	ATD_PR_GET_SECCOMP = 21,
-	ATD_PR_SET_SECCOMP = 22,
-	ATD_PR_SET_TIMERSLACK = 29,
-	ATD_PR_GET_TIMERSLACK = 30,
-	ATD_PR_SET_NO_NEW_PRIVS = 38,
-	ATD_SECCOMP_MODE_FILTER = 2,
-	ATD_CAPABILITY_VERSION_3 = 0x20080522
+	ATD_RLIMIT_CORE = 4, ATD_CAPABILITY_VERSION_3 = 0x20080522,
+	ATD_PR_SET_PDEATHSIG = 1, ATD_PR_SET_NAME = 15, ATD_PR_GET_SECCOMP = 21,
+	ATD_PR_SET_SECCOMP = 22, ATD_SECCOMP_MODE_FILTER = 2, ATD_PR_SET_TIMERSLACK = 29,
+	ATD_PR_GET_TIMERSLACK = 30, ATD_PR_SET_NO_NEW_PRIVS = 38
 };
 
 struct atd_sigset { unsigned long bits[ATD_SIGSET_BYTES / sizeof(long)]; };
@@ -652,6 +658,11 @@ ATD_FN void atd_fill(struct atd_sigset *set, unsigned long bits)
 		set->bits[i] = bits;
 }
 
+ATD_FN int atd_blocked(const struct atd_sigset *set, int sig)
+{
+	return set->bits[0] >> (sig - 1) & 1;
+}
+
 ATD_NOINLINE long atd_prctl(long option, long arg, long arg2)
 {
 	return atd_syscall(__NR_prctl, option, arg, arg2, 0, 0);
@@ -673,10 +684,9 @@ ATD_NOINLINE long atd_munmap(unsigned long from, unsigned long size)
 }
 
 /*
- * 0 if no other task uses this memory, -EINVAL if one does.  unshare(CLONE_VM) changes
- * nothing: it only fails while the memory is shared, since Linux 2.6.30
- * (check_unshare_flags).  It needs no permission and no PID.  But it also fails in a
- * process of several threads.
+ * 0 if no other task uses this memory, -EINVAL if one does.  unshare(CLONE_VM) changes nothing: it
+ * only fails while the memory is shared, since Linux 2.6.30 (check_unshare_flags).  It needs no
+ * permission and no PID.  But it also fails in a process of several threads.
  */
 ATD_FN long atd_unshare_vm(void)
 {
@@ -721,11 +731,10 @@ ATD_NOINLINE long atd_nap(long us)
 }
 
 /*
- * A step of a wait that looks, sleeps and looks again.  Sleeps for 20 microseconds and a
- * sixteenth of what the wait has slept so far, half a second at most, and adds that to
- * *slept: to look ever less often leaves the CPU to the process that is waited for.
- * Returns 1; 0 when limit microseconds have been slept, for no wait is without an end; or
- * -errno.
+ * A step of a wait that looks, sleeps and looks again.  Sleeps for 20 microseconds and a sixteenth
+ * of what the wait has slept so far, half a second at most, and adds that to *slept: to look ever
+ * less often leaves the CPU to the process that is waited for.  Returns 1; 0 when limit microseconds
+ * have been slept, for no wait is without an end; or -errno.
  */
 ATD_NOINLINE long atd_sleep_on(long *slept, long limit)
 {
@@ -757,26 +766,24 @@ ATD_NOINLINE long atd_sleep_on(long *slept, long limit)
 #if ASYNC_TEARDOWN_RANGES < 1 || ASYNC_TEARDOWN_RANGES > 4096
 #error "async_teardown.h: ASYNC_TEARDOWN_RANGES has to be 1 to 4096"
 #endif
-/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function
- * writes to its caller's frame, and the first function has no caller.  Frames are
- * large there, and where functions save vector registers. */
+/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function writes to
+ * its caller's frame, and the first function has no caller.  Frames are large there, and
+ * where functions save vector registers. */
 #if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__) || \
 	defined(__ARM_FEATURE_SVE) || defined(__riscv_vector)
-#define ATD_STACK_TOP 256
-#define ATD_STACK_SIZE 3072
+enum { ATD_STACK_TOP = 256, ATD_STACK_SIZE = 3072 };
 #else
-#define ATD_STACK_TOP 0
-#define ATD_STACK_SIZE 768
+enum { ATD_STACK_TOP = 0, ATD_STACK_SIZE = 768 };
 #endif
-#ifndef ATD_STACK		/* for a test */
-#define ATD_STACK ATD_STACK_SIZE
+#ifndef ATD_STACK_LESS		/* for a test */
+#define ATD_STACK_LESS 0
 #endif
 enum {
 	ATD_THREADS = ASYNC_TEARDOWN_THREADS,
 	ATD_RANGES = ASYNC_TEARDOWN_RANGES,
 	ATD_KEPT = 8,
-	ATD_WORDS = ATD_STACK / (int)sizeof(long),
-	ATD_SPARE = ATD_WORDS / 3	/* of a stack, what set-up may not use */
+	ATD_WORDS = (ATD_STACK_SIZE - ATD_STACK_LESS) / (int)sizeof(long),
+	ATD_SPARE = ATD_STACK_SIZE / 3 / (int)sizeof(long)	/* set-up has to leave them 0 */
 };
 /* How far the helper has come; or -errno when it has failed and is about to exit. */
 enum { ATD_READY = 0, ATD_SETTING_UP = 1, ATD_LOCKING = 2, ATD_DOOMED = 3 };
@@ -787,6 +794,9 @@ struct atd_area { unsigned long from, to; };	/* to is 0: none */
 static struct {
 	/* Told by the VMM: its RAM, also while the helper lives; last the helper's image. */
 	struct atd_area area[ATD_RANGES + 1];
+	/* For the next helper; they are kept only while there is none. */
+	struct atd_fds kept;
+	int threads;		/* 0: all */
 
 	/* The helper's own.  First a buffer: for one on the stack, a compiler that
 	 * initializes all locals may call memset. */
@@ -796,29 +806,21 @@ static struct {
 		struct atd_rlimit limit;
 		struct atd_sigevent event;
 	} scratch;
+	struct atd_cap_data caps[2];
+	unsigned long page;	/* its size */
+	int pidfd;		/* of the VMM; or -errno */
+	int timer;		/* ends a release that hangs; or -1 */
+	int pipe[2];		/* its other threads sleep on it until their work begins */
+	int ready, done;	/* how many of them are under their filter; have finished */
+	int taken;		/* so many of the kept descriptors are closed, or being closed */
+
 	/* The last one is the first thread's.  What overflows them spoils what stands before
 	 * them here, and nothing of the VMM's. */
 	unsigned long stack[ATD_THREADS][ATD_WORDS] __attribute__((__aligned__(64)));
-	struct atd_cap_data caps[2];
-	int pidfd;		/* of the VMM; or -errno */
-	int timer;		/* ends a release that hangs; or -1 */
-	unsigned long page;	/* its size */
-
-	/* Between its threads. */
-	int pipe[2];		/* the others sleep on it until their work begins */
-	int ready, done;	/* how many of them are under their filter; have finished */
-	unsigned long next_ram;	/* of the work is left: the RAM from here on, */
-	int taken;		/* and before that the kept descriptors but the first so many */
 
 	/* For the helper, from start. */
-	struct atd_fds kept;
-	int threads;
 	int filtered;		/* is there a seccomp filter already? */
 	int may_lock;		/* its pages in memory */
-
-	/* Told by the VMM, for the next helper. */
-	struct atd_fds told_fds;
-	int told_threads;	/* 0: all */
 
 	/* The VMM's. */
 	int lock;		/* 0, or the PID of the process that is inside */
@@ -828,7 +830,6 @@ static struct {
 	int progress;		/* the helper's report, while start waits */
 	int status;		/* of a child that has been reaped */
 	int result;		/* what start returns */
-	int overflown;		/* a stack was too small: no helper is safe */
 } atd_shared __attribute__((__aligned__(64)));
 
 /* The end of the addresses.  On 64 bits the top byte may not count: on arm64, 1 << 56
@@ -838,8 +839,8 @@ static struct {
 /*
  * What the VMM tells.
  *
- * The VMM may be killed anywhere in here, and its helper then reads the table.  So an
- * area does not count while its end is 0, and its start is written before its end.
+ * The VMM may be killed anywhere in here, and its helper then reads the table.  So an area does not
+ * count while its end is 0, and its start is written before its end.
  */
 ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
 {
@@ -881,31 +882,31 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 			if (fds[i] == fds[j])
 				return -EINVAL;
 	}
-	/* A helper that lives would not hold them, and its signs would come too early. */
+	/* A helper that lives has not got them: its signs would come too early. */
 	if (__atomic_load_n(&atd_shared.pid, __ATOMIC_RELAXED) &&
 	    __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE) &&
 	    atd_shared.vmm == atd_call(__NR_getpid, 0))
 		return -EBUSY;
-	__atomic_store_n(&atd_shared.told_fds.n, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&atd_shared.kept.n, 0, __ATOMIC_RELEASE);
 	for (i = 0; i < n; i++)
-		__atomic_store_n(&atd_shared.told_fds.fd[i], fds[i], __ATOMIC_RELAXED);
-	__atomic_store_n(&atd_shared.told_fds.n, n, __ATOMIC_RELEASE);
+		__atomic_store_n(&atd_shared.kept.fd[i], fds[i], __ATOMIC_RELAXED);
+	__atomic_store_n(&atd_shared.kept.n, n, __ATOMIC_RELEASE);
 	return 0;
 }
 
 ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_threads(int n)
 {
 	n = n < 1 ? 1 : n > ATD_THREADS ? ATD_THREADS : n;
-	__atomic_store_n(&atd_shared.told_threads, n, __ATOMIC_RELAXED);
+	__atomic_store_n(&atd_shared.threads, n, __ATOMIC_RELAXED);
 	return n;
 }
 
 /*
  * The VMM's side.
  *
- * One thread at a time, with signals blocked: no handler may run in the helper, nor call in
- * here while the lock is held.  Not SIGSYS, by which a filter of the VMM's may want to
- * answer a call: that is forced, and fatal if it is blocked.
+ * One thread at a time, with signals blocked: no handler may run in the helper, nor call in here
+ * while the lock is held.  Not SIGSYS, by which a filter of the VMM's may want to answer a call:
+ * that is forced, and fatal if it is blocked.
  */
 enum { ATD_WANTED = 1 << 30 };	/* in lock, beside the PID: another thread sleeps for it */
 
@@ -921,10 +922,10 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 	ret = atd_sigmask(ATD_SIG_BLOCK, &most, atd_arg(old));
 	/* The kernel never says that SIGKILL is blocked: then this has not been written, but
 	 * a handler of SIGSYS has answered. */
-	if (ret == 0 && old->bits[0] & 1UL << (ATD_SIGKILL - 1))
+	if (ret >= 0 && (ret > 0 || atd_blocked(old, ATD_SIGKILL)))
 		ret = -EPERM;
-	if (ret != 0)
-		return ret < 0 ? ret : -EPERM;
+	if (ret < 0)
+		return ret;
 
 	do {
 		holder = __atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED);
@@ -955,7 +956,7 @@ ATD_FN void atd_leave(struct atd_sigset *old)
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
 }
 
-ATD_FN long atd_wait(long pid)
+ATD_NOINLINE long atd_wait(long pid)
 {
 	return atd_syscall(__NR_wait4, pid, atd_arg(&atd_shared.status),
 		ATD_WNOHANG | ATD_WCLONE, 0, 0);
@@ -1012,21 +1013,16 @@ ATD_FN long atd_end(void)
 	return ret == -ECHILD ? 0 : ret;
 }
 
-/* Marks the end of each stack; or tells whether the marks still stand. */
-ATD_NOINLINE int atd_marks(int anew)
+/* Has set-up come too near to the end of a stack?  Then it stays so. */
+ATD_FN int atd_overflown(void)
 {
-	volatile unsigned long *word;
+	unsigned long used = 0;
 	int i, j;
 
 	for (i = 0; i < ATD_THREADS; i++)
-		for (j = 0; j < ATD_SPARE; j++) {
-			word = &atd_shared.stack[i][j];
-			if (anew)
-				*word = ~0UL / 3;
-			else if (*word != ~0UL / 3)
-				return 0;
-		}
-	return 1;
+		for (j = 0; j < ATD_SPARE; j++)
+			used |= *(volatile unsigned long *)&atd_shared.stack[i][j];
+	return used != 0;
 }
 
 /* Where the stack begins that a thread of the helper runs on, from 0 on. */
@@ -1038,12 +1034,15 @@ ATD_FN void *atd_stack(int thread)
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_main(void);
 
 /* Returns the helper's PID, -errno, or 0 if it could not lock its memory in time. */
-ATD_FN long atd_start_helper(int may_lock)
+ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 {
 	long ret, pid, dead, slept = 0;
-	int progress;
+	int progress, overflown;
 
-	atd_marks(1);
+	/* gcc for x86 can be told to align each frame to more than the helper's stack has room for.
+	 * On this one there is room to see it. */
+	if (callers_frame - (const char *)__builtin_frame_address(0) >= ATD_STACK_SIZE / 3)
+		return -EOVERFLOW;
 	atd_shared.may_lock = may_lock;
 	atd_shared.ready = 0;
 	atd_shared.alive = 1;
@@ -1066,9 +1065,8 @@ ATD_FN long atd_start_helper(int may_lock)
 		if (slept > 20 * ATD_MS)
 			atd_kill(pid, ATD_SIGCONT);
 	} while (atd_sleep_on(&slept, progress == ATD_LOCKING ? ATD_S : 30 * ATD_S) > 0);
-	if (!atd_marks(0))
-		atd_shared.overflown = 1;
-	else if (!dead && progress == ATD_READY)
+	overflown = atd_overflown();
+	if (!dead && progress == ATD_READY && !overflown)
 		return pid;
 
 	if (!dead) {
@@ -1078,7 +1076,7 @@ ATD_FN long atd_start_helper(int may_lock)
 			return ret;
 	}
 	atd_shared.pid = 0;
-	if (atd_shared.overflown)
+	if (overflown)
 		return -EOVERFLOW;
 	if (progress < 0)
 		return progress;
@@ -1091,23 +1089,24 @@ ATD_FN long atd_start_helper(int may_lock)
 
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 {
-	long ret = atd_start_helper(!atd_shared.filtered);
+	const char *const frame = (const char *)__builtin_frame_address(0);
+	const long ret = atd_start_helper(!atd_shared.filtered, frame);
 
-	atd_shared.result = (int)(ret ? ret : atd_start_helper(0));
+	atd_shared.result = (int)(ret ? ret : atd_start_helper(0, frame));
 	for (;;)
 		atd_call(__NR_exit, 0);
 }
 
 /*
- * The first steps of a process that shares this memory.  It blocks all signals, so no
- * handler of SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread
- * that has cloned it: the VMM may be killed while a SIGSTOP holds this process.  (One that
- * is stopped before it gets here, and whose VMM is killed then, has to be continued.)
+ * The first steps of a process that shares this memory.  It blocks all signals, so no handler of
+ * SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread that has cloned it:
+ * the VMM may be killed while a SIGSTOP holds this process.  (One that is stopped before it gets
+ * here, and whose VMM is killed then, has to be continued.)
  *
- * And it dumps no core: that would be of the VMM's memory, and written with a uid that the
- * VMM may have given up by then.  A program in core_pattern gets one at a limit of 0 too,
- * but not at 1; a socket there (Linux 6.16) does.  SELinux wants a permission to change a
- * hard limit: only 0 is changed, if that is permitted.
+ * And it dumps no core: that would be of the VMM's memory, and written with a uid that the VMM may
+ * have given up by then.  A program in core_pattern gets one at a limit of 0 too, but not at 1; a
+ * socket there (Linux 6.16) does.  SELinux wants a permission to change a hard limit: only 0 is
+ * changed, if that is permitted.
  */
 ATD_NOINLINE long atd_first_steps(void)
 {
@@ -1135,46 +1134,41 @@ ATD_NOINLINE long atd_first_steps(void)
 }
 
 /*
- * Where there is a filter, a process tries first what the helper could not survive: a
- * filter that refuses exit, and a handler of SIGSYS that answers rt_sigprocmask, for that
- * would answer the helper's calls, too.  If it does as the kernel would, SIGSYS is blocked
- * now, and the second call kills this process.
+ * Where there is a filter, a process tries first what the helper could not survive: a filter that
+ * refuses exit, and a handler of SIGSYS that answers rt_sigprocmask, for that would answer the
+ * helper's calls, too.  If it does as the kernel would, SIGSYS is blocked now, and the second call
+ * kills this process.
  */
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_try(void)
 {
-	struct atd_sigset all, was;
+	struct atd_sigset all;
 
 	atd_first_steps();
 	atd_fill(&all, ~0UL);
-	atd_fill(&was, 0);
-	atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(&was));
-	if (was.bits[0] & 1UL << (ATD_SIGSYS - 1))
+	atd_sigmask(ATD_SIG_BLOCK, &all, atd_arg(&all));
+	if (atd_blocked(&all, ATD_SIGSYS) && !atd_blocked(&all, ATD_SIGKILL))
 		atd_call(__NR_exit, 0);
 	atd_call(__NR_exit_group, 1);
 	__builtin_trap();
 }
 
 /*
- * A thread made for that clones the helper, because a new thread has no area for
- * restartable sequences.  From Linux 4.18 to some 5.4 (kernel commit 463f550fb47b), a
- * helper cloned by the caller would share the caller's area: the kernel would write the
- * helper's CPU into it, and kill helper and VMM when the caller has ended and the area
- * is unmapped.
+ * A thread made for that clones the helper, because a new thread has no area for restartable
+ * sequences.  From Linux 4.18 to some 5.4 (kernel commit 463f550fb47b), a helper cloned by the
+ * caller would share the caller's area: the kernel would write the helper's CPU into it, and kill
+ * helper and VMM when the caller has ended and the area is unmapped.
  *
- * With CLONE_VFORK the caller waits until the thread has let go of the memory.  So the
- * thread can run on the caller's stack, below all that is in use; and if a filter answers
- * one of its calls by SIGSYS, the handler has room.  If a filter refused exit, the caller
- * would wait for ever: see atd_try.
+ * With CLONE_VFORK the caller waits until the thread has let go of the memory.  So the thread can
+ * run on the caller's stack, below all that is in use; and if a filter answers one of its calls by
+ * SIGSYS, the handler has room.  If a filter refused exit, the caller would wait for ever: see
+ * atd_try.
  */
 ATD_FN long atd_launch(int self)
 {
 	char *const below = (char *)__builtin_frame_address(0) - 2048;
-	char *const stack = below - ((unsigned long)atd_arg(below) & 63);
+	char *const stack = below - ((unsigned long)atd_arg(below) & 255);
 	long ret, tid, slack, slept = 0;
-	int i, n;
 
-	if (atd_shared.overflown)
-		return -EOVERFLOW;
 	/* The timer slack lengthens every sleep, and the helper inherits it. */
 	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
 	if ((unsigned long)slack > -4096UL)
@@ -1195,13 +1189,6 @@ ATD_FN long atd_launch(int self)
 			ret = -EPERM;
 	}
 
-	n = __atomic_load_n(&atd_shared.told_fds.n, __ATOMIC_ACQUIRE);
-	for (i = 0; i < n; i++)
-		__atomic_store_n(&atd_shared.kept.fd[i],
-			__atomic_load_n(&atd_shared.told_fds.fd[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
-	atd_shared.kept.n = n;
-	n = __atomic_load_n(&atd_shared.told_threads, __ATOMIC_RELAXED);
-	atd_shared.threads = n ? n : ATD_THREADS;
 	atd_shared.pid = 0;
 	atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
 	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
@@ -1260,13 +1247,13 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 }
 
 /*
- * The helper, in the order of its life: it is set up, waits for the VMM's end, releases
- * what is mapped, does the rest of the work with its threads, and leaves.
+ * The helper, in the order of its life: it is set up, waits for the VMM's end, releases what is
+ * mapped, does the rest of the work with its threads, and leaves.
  *
- * The filter is all that the helper may call once start has returned.  An attacker who
- * controls the VMM can rewrite the helper's memory; the filter keeps him from privileges
- * that the VMM gave up after start.  The whole call number is compared, so that of an x32
- * call, which has bit 30 set, matches nothing.
+ * The filter is all that the helper may call once start has returned.  An attacker who controls the
+ * VMM can rewrite the helper's memory; the filter keeps him from privileges that the VMM gave up
+ * after start.  The whole call number is compared, so that of an x32 call, which has bit 30 set,
+ * matches nothing.
  */
 #define ATD_AUDIT_ARCH (ATD_EM | (sizeof(long) == 8 ? 0x80000000U : 0U) | \
 	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0x40000000U : 0U))
@@ -1343,8 +1330,8 @@ ATD_FN void atd_close_below(long n)
 }
 
 /*
- * Gives the helper, which was cloned with CLONE_FILES, a descriptor table of its
- * own, with nothing in it but what is kept.  Cloning without would copy the table.
+ * Gives the helper, which was cloned with CLONE_FILES, a descriptor table of its own, with nothing
+ * in it but what is kept.  Cloning without would copy the table.
  */
 ATD_FN long atd_drop_files(void)
 {
@@ -1416,10 +1403,10 @@ ATD_FN long atd_set_name(int pid)
 }
 
 /*
- * The fallback where there is no pidfd.  The kernel sends the death signal whenever the
- * thread dies that is the helper's parent, but not if the VMM has become another user who
- * may not signal the helper.  So the signal proves nothing, and only shortens the wait.
- * With a zero timeout this tries whether the call is permitted.
+ * The fallback where there is no pidfd.  The kernel sends the death signal whenever the thread dies
+ * that is the helper's parent, but not if the VMM has become another user who may not signal the
+ * helper.  So the signal proves nothing, and only shortens the wait.  With a zero timeout this tries
+ * whether the call is permitted.
  */
 ATD_NOINLINE long atd_wait_signal(long ns)
 {
@@ -1435,11 +1422,10 @@ ATD_NOINLINE long atd_wait_signal(long ns)
 }
 
 /*
- * Sets the time after which the helper is killed (its exit then frees everything); 0:
- * never.  It is set anew whenever the helper has got on.  Another process may have asked a
- * userfaultfd to be told of unmapping: the kernel then waits for that process to read, and
- * only a fatal signal ends the wait.  An hour, because one call may free a whole memfd, or
- * end a protected guest.
+ * Sets the time after which the helper is killed (its exit then frees everything); 0: never.  It is
+ * set anew whenever the helper has got on.  Another process may have asked a userfaultfd to be told
+ * of unmapping: the kernel then waits for that process to read, and only a fatal signal ends the
+ * wait.  An hour, because one call may free a whole memfd, or end a protected guest.
  */
 #ifndef ATD_PATIENCE	/* for a test */
 #define ATD_PATIENCE 3600
@@ -1464,11 +1450,10 @@ ATD_NOINLINE int atd_has_work(void)
 }
 
 /*
- * The image that the helper runs in: the program or shared library that this file was
- * compiled into, with its code, constants and atd_shared; and in it the helper's code.
- * The linker knows their bounds.  The symbols are not weak: GNU ld with
- * -z pack-relative-relocs gives the GOT slot of a weak __ehdr_start no relocation, and it
- * would read as 0.
+ * The image that the helper runs in: the program or shared library that this file was compiled
+ * into, with its code, constants and atd_shared; and in it the helper's code.  The linker knows
+ * their bounds.  The symbols are not weak: GNU ld with -z pack-relative-relocs gives the GOT slot
+ * of a weak __ehdr_start no relocation, and it would read as 0.
  */
 #define ATD_HIDDEN __attribute__((__visibility__("hidden")))
 extern const char atd_image_start[] __asm__("__ehdr_start") ATD_HIDDEN;
@@ -1484,12 +1469,11 @@ ATD_FN void atd_hide_symbols(void)
 }
 
 /*
- * The helper's last steps must not depend on the program's file.  Nobody may have run its
- * code for months when it is needed, and clean pages are reclaimed: if the file's server
- * (FUSE, NFS) does not answer then, the helper would wait for it, with all of the memory.
- * A refusal does not matter.  A filter of the VMM's that is there already need not know
- * these calls.  They wait while a thread of the VMM holds mmap_lock, say in a large munmap;
- * see atd_start_helper.
+ * The helper's last steps must not depend on the program's file.  Nobody may have run its code for
+ * months when it is needed, and clean pages are reclaimed: if the file's server (FUSE, NFS) does
+ * not answer then, the helper would wait for it, with all of the memory.  A refusal does not matter.
+ * A filter of the VMM's that is there already need not know these calls.  They wait while a thread
+ * of the VMM holds mmap_lock, say in a large munmap; see atd_start_helper.
  */
 ATD_FN void atd_lock_memory(void)
 {
@@ -1514,9 +1498,9 @@ ATD_NOINLINE int atd_prepare(void)
 {
 	struct atd_sigevent *const event = &atd_shared.scratch.event;
 
-	/* madvise of no bytes succeeds at every multiple of the page size. */
+	/* madvise of no bytes succeeds at every multiple of the page size.  x86 has one. */
 	atd_shared.page = 4096;
-	while (atd_madvise(atd_shared.page, 0, ATD_MADV_DONTNEED) == -EINVAL &&
+	while (ATD_EM != 62 && ATD_EM != 3 && atd_madvise(atd_shared.page, 0, ATD_MADV_DONTNEED) == -EINVAL &&
 	       atd_shared.page < 1UL << 20)
 		atd_shared.page *= 2;
 	atd_find_image();
@@ -1529,11 +1513,11 @@ ATD_NOINLINE int atd_prepare(void)
 }
 
 /*
- * If there is a filter, makes its later calls once, so that they change nothing.  If the
- * filter kills a thread for one of them, that thread now is the whole helper, and start says
- * so.  Later the other threads would stay.  If nothing has been told yet, the filter need
- * not allow the calls of the release: then these are not tried, and there is no other thread.
- * munmap is not tried: it would wait for mmap_lock, which a thread of the VMM may hold.
+ * If there is a filter, makes its later calls once, so that they change nothing.  If the filter
+ * kills a thread for one of them, that thread now is the whole helper, and start says so.  Later
+ * the other threads would stay.  If nothing has been told yet, the filter need not allow the calls
+ * of the release: then these are not tried, and there is no other thread. munmap is not tried: it
+ * would wait for mmap_lock, which a thread of the VMM may hold.
  */
 ATD_FN void atd_rehearse(void)
 {
@@ -1551,8 +1535,8 @@ ATD_FN void atd_rehearse(void)
 }
 
 /*
- * Reads the permitted set from /proc/self/status, and sees whether a capability is in effect
- * or inheritable.  What capget shows may be less: the sets are cut to what a profile grants
+ * Reads the permitted set from /proc/self/status, and sees whether a capability is in effect or
+ * inheritable.  What capget shows may be less: the sets are cut to what a profile grants
  * (AppArmor), and to write that back would shrink the permitted set.
  */
 enum { ATD_UNKNOWN, ATD_NO_CAPS, ATD_SOME_CAPS };
@@ -1588,12 +1572,12 @@ ATD_FN int atd_read_caps(void)
 }
 
 /*
- * Leaves no capability in effect, and none inheritable, which empties the ambient set.
- * The permitted set stays, but without capset, which the filter refuses, it cannot be put
- * into effect.  It has to stay: a process without capabilities may trace only one whose
- * permitted set is empty too (cap_ptrace_access_check), and who traces the helper has the
- * VMM's memory.  The uid stays for the same reason: a change would also change the
- * dumpable flag, which all that share the memory have in common.
+ * Leaves no capability in effect, and none inheritable, which empties the ambient set.  The
+ * permitted set stays, but without capset, which the filter refuses, it cannot be put into effect.
+ * It has to stay: a process without capabilities may trace only one whose permitted set is empty
+ * too (cap_ptrace_access_check), and who traces the helper has the VMM's memory.  The uid stays for
+ * the same reason: a change would also change the dumpable flag, which all that share the memory
+ * have in common.
  */
 ATD_FN long atd_drop_caps(void)
 {
@@ -1618,26 +1602,27 @@ ATD_FN long atd_drop_caps(void)
 	return atd_syscall(__NR_capset, atd_arg(&header), atd_arg(caps), 0, 0, 0);
 }
 
-#if ASYNC_TEARDOWN_THREADS > 1
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_worker(void);
 
 /* The other threads, which help with all but the release.  They sleep on a pipe whose
  * writing end the first thread closes when their work begins. */
 ATD_FN long atd_start_workers(void)
 {
+	const int told = __atomic_load_n(&atd_shared.threads, __ATOMIC_RELAXED);
+	const int others = (told ? told : ATD_THREADS) - 1;
 	long ret, slept = 0;
 	int i;
 
-	ret = atd_shared.threads < 2 ? 0 : atd_call(__NR_pipe2, atd_arg(atd_shared.pipe));
+	ret = others ? atd_call(__NR_pipe2, atd_arg(atd_shared.pipe)) : 0;
 	if (ret < 0)
 		return ret;
-	for (i = 1; i < atd_shared.threads; i++) {
+	for (i = 1; i <= others; i++) {
 		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FS | ATD_CLONE_FILES | ATD_CLONE_SIGHAND |
 			ATD_CLONE_THREAD, atd_stack(i), atd_worker, 0);
 		if (ret < 0)
 			return ret;
 	}
-	while (__atomic_load_n(&atd_shared.ready, __ATOMIC_ACQUIRE) < atd_shared.threads - 1) {
+	while (__atomic_load_n(&atd_shared.ready, __ATOMIC_ACQUIRE) < others) {
 		ret = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
 		if (ret < 0)	/* one of them could not install the filter */
 			return ret;
@@ -1646,12 +1631,6 @@ ATD_FN long atd_start_workers(void)
 	}
 	return 0;
 }
-#else
-ATD_FN long atd_start_workers(void)
-{
-	return 0;
-}
-#endif
 
 /* If a step is refused, start fails with that error: a helper that lacks it would not be
  * what the VMM relies on. */
@@ -1715,7 +1694,7 @@ ATD_FN long atd_set_up(int vmm)
 
 	/* 7. The other threads; each installs the filter for itself.  Not without
 	 * pidfd, for unshare answers only a process of one thread. */
-	if (atd_shared.pidfd >= 0 && atd_shared.timer != -1) {
+	if (ATD_THREADS > 1 && atd_shared.pidfd >= 0 && atd_shared.timer != -1) {
 		ret = atd_start_workers();
 		if (ret < 0)
 			return ret;
@@ -1840,13 +1819,12 @@ ATD_FN void atd_go_back(unsigned long refused, unsigned long next)
 }
 
 /*
- * Unmaps what it can between two addresses, at best all at once.  The kernel refuses a
- * whole block if a page in it is sealed (mseal, Linux 6.10: EPERM), if an end of the block
- * cuts what cannot be split, such as a huge page, the vdso or a perf buffer (EINVAL), or if
- * it reaches beyond the last address (EINVAL).  So the walk halves a block that is refused,
- * and steps over a single page that is refused.  After every 4096 such pages the step
- * doubles.  Steps and blocks are aligned to their size, so no step leads past the end of a
- * huge page.
+ * Unmaps what it can between two addresses, at best all at once.  The kernel refuses a whole block
+ * if a page in it is sealed (mseal, Linux 6.10: EPERM), if an end of the block cuts what cannot be
+ * split, such as a huge page, the vdso or a perf buffer (EINVAL), or if it reaches beyond the last
+ * address (EINVAL).  So the walk halves a block that is refused, and steps over a single page that
+ * is refused.  After every 4096 such pages the step doubles.  Steps and blocks are aligned to their
+ * size, so no step leads past the end of a huge page.
  *
  *	from                     sealed                                       to
  *	|........................######.......................................|
@@ -1915,11 +1893,12 @@ ATD_FN int atd_release(void)
 	if (atd_shadow_stack() || atd_munmap(0, atd_shared.page) != 0)
 		return 0;
 	atd_set_timer(ATD_PATIENCE);
-	for (; (a = atd_lowest(from, end)) != end; from = a->to)
-		if (a->from > from)
-			atd_unmap(from, a->from);
-	atd_unmap(from, ATD_TOP);
-	return 1;
+	for (;; from = a->to) {
+		a = atd_lowest(from, end);
+		atd_unmap(from, a == end ? ATD_TOP : a->from > from ? a->from : from);
+		if (a == end)
+			return 1;
+	}
 }
 
 ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
@@ -1930,17 +1909,24 @@ ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
 }
 
 /*
- * The list of work, from which all threads take: the kept descriptors but the first and the
- * last, in the order given; then the RAM, from the lowest address up.  A thread takes a part of
- * what is left of a range: so the calls are few, and all threads finish at the same time.
- * A part ends at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
+ * The list of work.  All threads take the kept descriptors but the first and the last, in the order
+ * given.  Then the first thread frees the RAM range by range, from the lowest address up, in calls
+ * that are as long as can be: under a CPU quota, Linux 6.18 stops a task that returns from the
+ * kernel until the time that it has used is paid for.  (If there are others, at most 1 GiB a call:
+ * khugepaged waits for mmap_lock and stops the rest meanwhile.)  The others take parts of what is
+ * left from the other end.  What one of them has freed, or is late with, the first thread's calls
+ * pass over, or free.
+ *
+ * A part begins at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
  * mmap_lock for reading, so the threads do not exclude each other, as in munmap or exit.
  */
-ATD_FN void atd_work(void)
+ATD_FN void atd_work(int first)
 {
-	const struct atd_area *a, *const image = &atd_shared.area[ATD_RANGES];
-	unsigned long next, from, to;
-	int i, share;
+	const struct atd_area *const image = &atd_shared.area[ATD_RANGES];
+	const unsigned long most = atd_shared.ready ? 1UL << 30 : ~0UL;
+	unsigned long low, from, to;
+	struct atd_area *a;
+	int i, share = 0;
 
 	while ((i = __atomic_add_fetch(&atd_shared.taken, 1, __ATOMIC_RELAXED)) <
 	       atd_shared.kept.n - 1) {
@@ -1948,28 +1934,31 @@ ATD_FN void atd_work(void)
 		atd_call(__NR_close, atd_shared.kept.fd[i]);
 	}
 
-	for (share = 2; 1 << share < 2 * (atd_shared.ready + 1); share++)
-		;
-	next = __atomic_load_n(&atd_shared.next_ram, __ATOMIC_RELAXED);
-	for (;;) {
-		a = atd_lowest(next, image);
-		if (a == image)
-			return;
-		from = a->from > next ? a->from : next;
-		to = (from + ((a->to - from) >> share)) | ((1UL << 25) - 1);
-		to = to < a->to - 1 ? to + 1 : a->to;
-		if (!__atomic_compare_exchange_n(&atd_shared.next_ram, &next, to, 0,
-				__ATOMIC_RELAXED, __ATOMIC_RELAXED))
-			continue;
-		next = to;
-		atd_set_timer(ATD_PATIENCE);
-		/* A range may have the image in its midst. */
-		atd_drop(from, to < image->from ? to : image->from);
-		atd_drop(from > image->to ? from : image->to, to);
+	while (!first && 1 << share < 2 * (atd_shared.ready + 1))
+		share++;
+	for (i = 0; i < ATD_RANGES; i++) {
+		a = &atd_shared.area[first ? i : ATD_RANGES - 1 - i];
+		while ((to = __atomic_load_n(&a->to, __ATOMIC_RELAXED)) >
+		       (low = from = __atomic_load_n(&a->from, __ATOMIC_RELAXED))) {
+			if (first)
+				to = to - from > most ? from + most : to;
+			else {
+				from = (to - ((to - low) >> share)) & -(1UL << 25);
+				from = from > low ? from : low;
+				if (!__atomic_compare_exchange_n(&a->to, &to, from, 0,
+						__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+					continue;
+			}
+			atd_set_timer(ATD_PATIENCE);
+			/* A range may have the image in its midst. */
+			atd_drop(from, to < image->from ? to : image->from);
+			atd_drop(from > image->to ? from : image->to, to);
+			if (first)
+				__atomic_store_n(&a->from, to, __ATOMIC_RELAXED);
+		}
 	}
 }
 
-#if ASYNC_TEARDOWN_THREADS > 1
 static void atd_worker(void)
 {
 	const long ret = atd_install_filter();
@@ -1977,14 +1966,13 @@ static void atd_worker(void)
 	if (ret == 0) {
 		__atomic_add_fetch(&atd_shared.ready, 1, __ATOMIC_RELEASE);
 		if (atd_await(atd_shared.pipe[0]) == 0)
-			atd_work();
+			atd_work(0);
 		__atomic_add_fetch(&atd_shared.done, 1, __ATOMIC_RELEASE);
 	} else
 		__atomic_store_n(&atd_shared.progress, (int)ret, __ATOMIC_RELEASE);
 	for (;;)
 		atd_call(__NR_exit, 0);
 }
-#endif
 
 /* The VMM is gone: release first what others may be waiting for, then the rest. */
 ATD_FN void atd_let_go(void)
@@ -2003,7 +1991,7 @@ ATD_FN void atd_let_go(void)
 		atd_call(__NR_close, atd_shared.kept.fd[0]);
 	if (atd_shared.ready > 0)
 		atd_call(__NR_close, atd_shared.pipe[1]);
-	atd_work();
+	atd_work(1);
 	while (__atomic_load_n(&atd_shared.done, __ATOMIC_ACQUIRE) < atd_shared.ready &&
 	       atd_sleep_on(&slept, 60 * ATD_S) > 0)
 		;
@@ -2029,20 +2017,18 @@ static void atd_main(void)
 }
 
 /*
- * The system calls, by architecture.  Each block has atd_syscall and atd_clone, and begins
- * with: the instruction; where the number, the arguments and the result are; what else the
- * kernel overwrites.  Sources: syscall(2), and the kernel's entry code and
- * Documentation/arch.  Floating-point and vector registers survive where nothing else is
- * said.  An unused argument is not read by the kernel, neither are those of clone that
- * belong to flags that are not set.
+ * The system calls, by architecture.  Each block has atd_syscall and atd_clone, and begins with:
+ * the instruction; where the number, the arguments and the result are; what else the kernel
+ * overwrites.  Sources: syscall(2), and the kernel's entry code and Documentation/arch.
+ * Floating-point and vector registers survive where nothing else is said.  An unused argument is
+ * not read by the kernel, neither are those of clone that belong to flags that are not set.
  */
 #if ATD_EM == 62	/* x86-64 */
 
 /* syscall; rax; rdi rsi rdx r10 r8; rax; rcx r11 */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
+	register long r10 __asm__("r10") = d, r8 __asm__("r8") = e;
 
 	__asm__ volatile("syscall"
 		: "+a"(nr)
@@ -2113,12 +2099,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 #endif
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long x8 __asm__("x8") = nr;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
+	register long x8 __asm__("x8") = nr, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c, x3 __asm__("x3") = d, x4 __asm__("x4") = e;
 
 	__asm__ volatile("svc #0"
 		: "+r"(x0)
@@ -2128,8 +2110,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
-	register long x8 __asm__("x8") = __NR_clone;
-	register long x0 __asm__("x0") = flags;
+	register long x8 __asm__("x8") = __NR_clone, x0 __asm__("x0") = flags;
 	register void *x1 __asm__("x1") = stack;
 	register long x4 __asm__("x4") = tid;
 	register void (*fn)(void) __asm__("x9") = entry;
@@ -2151,11 +2132,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
  * pointer and then no operand can have it, so it is kept in ip meanwhile. */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long r0 __asm__("r0") = a;
-	register long r1 __asm__("r1") = b;
-	register long r2 __asm__("r2") = c;
-	register long r3 __asm__("r3") = d;
-	register long r4 __asm__("r4") = e;
+	register long r0 __asm__("r0") = a, r1 __asm__("r1") = b, r2 __asm__("r2") = c;
+	register long r3 __asm__("r3") = d, r4 __asm__("r4") = e;
 
 	__asm__ volatile(
 		"mov ip, r7\n\t"
@@ -2209,12 +2187,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 #endif
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long a7 __asm__("a7") = nr;
-	register long a0 __asm__("a0") = a;
-	register long a1 __asm__("a1") = b;
-	register long a2 __asm__("a2") = c;
-	register long a3 __asm__("a3") = d;
-	register long a4 __asm__("a4") = e;
+	register long a7 __asm__("a7") = nr, a0 __asm__("a0") = a, a1 __asm__("a1") = b;
+	register long a2 __asm__("a2") = c, a3 __asm__("a3") = d, a4 __asm__("a4") = e;
 
 	__asm__ volatile("ecall"
 		: "+r"(a0)
@@ -2224,8 +2198,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
-	register long a7 __asm__("a7") = __NR_clone;
-	register long a0 __asm__("a0") = flags;
+	register long a7 __asm__("a7") = __NR_clone, a0 __asm__("a0") = flags;
 	register void *a1 __asm__("a1") = stack;
 	register long a4 __asm__("a4") = tid;
 	register void (*fn)(void) __asm__("a5") = entry;
@@ -2247,12 +2220,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
  * other way round here: stack, flags. */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long r1 __asm__("r1") = nr;
-	register long r2 __asm__("r2") = a;
-	register long r3 __asm__("r3") = b;
-	register long r4 __asm__("r4") = c;
-	register long r5 __asm__("r5") = d;
-	register long r6 __asm__("r6") = e;
+	register long r1 __asm__("r1") = nr, r2 __asm__("r2") = a, r3 __asm__("r3") = b;
+	register long r4 __asm__("r4") = c, r5 __asm__("r5") = d, r6 __asm__("r6") = e;
 
 	__asm__ volatile("svc 0"
 		: "+d"(r2)
@@ -2262,10 +2231,8 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
-	register long r1 __asm__("r1") = __NR_clone;
-	register long r2 __asm__("r2") = (long)stack;
-	register long r3 __asm__("r3") = flags;
-	register long r5 __asm__("r5") = tid;
+	register long r1 __asm__("r1") = __NR_clone, r2 __asm__("r2") = (long)stack;
+	register long r3 __asm__("r3") = flags, r5 __asm__("r5") = tid;
 	register void (*fn)(void) __asm__("r7") = entry;
 
 	__asm__ volatile(
@@ -2286,12 +2253,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
  * cr0 xer.  A function is entered with its address in r12 (ELFv2 ABI). */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long r0 __asm__("r0") = nr;
-	register long r3 __asm__("r3") = a;
-	register long r4 __asm__("r4") = b;
-	register long r5 __asm__("r5") = c;
-	register long r6 __asm__("r6") = d;
-	register long r7 __asm__("r7") = e;
+	register long r0 __asm__("r0") = nr, r3 __asm__("r3") = a, r4 __asm__("r4") = b;
+	register long r5 __asm__("r5") = c, r6 __asm__("r6") = d, r7 __asm__("r7") = e;
 
 	__asm__ volatile(
 		"sc\n\t"
@@ -2305,8 +2268,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
-	register long r0 __asm__("r0") = __NR_clone;
-	register long r3 __asm__("r3") = flags;
+	register long r0 __asm__("r0") = __NR_clone, r3 __asm__("r3") = flags;
 	register void *r4 __asm__("r4") = stack;
 	register long r7 __asm__("r7") = tid;
 	register void (*fn)(void) __asm__("r14") = entry;
@@ -2334,12 +2296,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 /* syscall 0; a7; a0 a1 a2 a3 a4; a0; t0-t8 */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long a7 __asm__("$a7") = nr;
-	register long a0 __asm__("$a0") = a;
-	register long a1 __asm__("$a1") = b;
-	register long a2 __asm__("$a2") = c;
-	register long a3 __asm__("$a3") = d;
-	register long a4 __asm__("$a4") = e;
+	register long a7 __asm__("$a7") = nr, a0 __asm__("$a0") = a, a1 __asm__("$a1") = b;
+	register long a2 __asm__("$a2") = c, a3 __asm__("$a3") = d, a4 __asm__("$a4") = e;
 
 	__asm__ volatile("syscall 0"
 		: "+r"(a0)
@@ -2350,8 +2308,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
-	register long a7 __asm__("$a7") = __NR_clone;
-	register long a0 __asm__("$a0") = flags;
+	register long a7 __asm__("$a7") = __NR_clone, a0 __asm__("$a0") = flags;
 	register void *a1 __asm__("$a1") = stack;
 	register long a3 __asm__("$a3") = tid;
 	register void (*fn)(void) __asm__("$a5") = entry;
@@ -2374,12 +2331,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
  * $24 $25 hi lo, and $7.  A function is entered with its address in $25. */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
-	register long v0 __asm__("$2") = nr;
-	register long a0 __asm__("$4") = a;
-	register long a1 __asm__("$5") = b;
-	register long a2 __asm__("$6") = c;
-	register long a3 __asm__("$7") = d;
-	register long a4 __asm__("$8") = e;
+	register long v0 __asm__("$2") = nr, a0 __asm__("$4") = a, a1 __asm__("$5") = b;
+	register long a2 __asm__("$6") = c, a3 __asm__("$7") = d, a4 __asm__("$8") = e;
 
 	__asm__ volatile("syscall"
 		: "+r"(v0), "+r"(a3), "+r"(a4)
@@ -2390,11 +2343,9 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 }
 ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
-	register long v0 __asm__("$2") = __NR_clone;
-	register long a0 __asm__("$4") = flags;
+	register long v0 __asm__("$2") = __NR_clone, a0 __asm__("$4") = flags;
 	register void *a1 __asm__("$5") = stack;
-	register long a3 __asm__("$7");
-	register long a4 __asm__("$8") = tid;
+	register long a3 __asm__("$7"), a4 __asm__("$8") = tid;
 	register void (*fn)(void) __asm__("$16") = entry;
 
 	__asm__ volatile(
@@ -2411,6 +2362,11 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 }
 #endif
 
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #pragma pack(pop)
 #pragma GCC diagnostic pop
 #ifdef __cplusplus
@@ -2419,13 +2375,13 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #undef ATD_BARE
 #undef ATD_BARE_MORE
+#undef ATD_BARE_C
 #undef ATD_FN
 #undef ATD_NOINLINE
 #undef ATD_OPAQUE
 #undef ATD_EM
 #undef ATD_V0_V31
 #undef ATD_VECTORS
-#undef ATD_NR_SINCE_5_0
 #undef ATD_AUDIT_ARCH
 #undef ATD_ARG_LOW
 #undef ATD_LOAD
@@ -2436,43 +2392,17 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 #undef ATD_MAY
 #undef ATD_MAY_IF
 #undef ATD_HIDDEN
-#undef ATD_STACK
-#undef ATD_STACK_SIZE
-#undef ATD_STACK_TOP
+#undef ATD_STACK_LESS
 #undef ATD_PATIENCE
 #undef ATD_TOP
 
 #else /* not Linux */
 
-ASYNC_TEARDOWN_API int async_teardown_start(void)
-{
-	return -ENOSYS;
-}
-
-ASYNC_TEARDOWN_API int async_teardown_stop(void)
-{
-	return -ENOSYS;
-}
-
-ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size)
-{
-	(void)start;
-	(void)size;
-	return -ENOSYS;
-}
-
-ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
-{
-	(void)fds;
-	(void)n;
-	return -ENOSYS;
-}
-
-ASYNC_TEARDOWN_API int async_teardown_threads(int n)
-{
-	(void)n;
-	return -ENOSYS;
-}
+ASYNC_TEARDOWN_API int async_teardown_start(void) { return -ENOSYS; }
+ASYNC_TEARDOWN_API int async_teardown_stop(void) { return -ENOSYS; }
+ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size) { (void)start; (void)size; return -ENOSYS; }
+ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n) { (void)fds; (void)n; return -ENOSYS; }
+ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; }
 
 #endif
 #endif /* ASYNC_TEARDOWN_IMPLEMENTATION */
@@ -2480,21 +2410,25 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n)
 /*
  * VERSIONS
  *
- * 1.2.0  async_teardown_threads.  ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  Kept
- *        descriptors but the last are closed before the RAM is freed and not after, by all
- *        threads.  start works under SELinux's svirt_t and systemd's ~@privileged, and does
- *        not hang where a filter refuses exit.  A filter of the VMM's own also has to allow
- *        fcntl for kept descriptors, pipe2 for several threads, and openat, read and close
- *        where capabilities are in effect.  Early release no longer fails silently with
- *        -z pack-relative-relocs, and no longer leaves a device mapped beside what cannot
- *        be split.  stop waits thirty seconds, not five, and start thirty, not ten.
+ * 1.3.0  Nothing goes wrong in silence.  keep returns -EBUSY while a helper lives, and its
+ *        result has to be used; ram with size 0 returns -ENOENT if there is no such range; threads
+ *        returns the number.  start's new error is -EOVERFLOW.  Waits of thirty and sixty seconds
+ *        no longer end after sixteen.  A filter that refuses ppoll, and a SIGSYS handler that
+ *        emulates rt_sigprocmask rightly, are -EPERM.  Options of the compiler (-ftrapv, -fstrub)
+ *        no longer let the helper overwrite the VMM's data.  The helper does not depend on the
+ *        program's file.  One thread frees a range in one call, for CPU quotas.  A root VMM's
+ *        helper has no capabilities under AppArmor either.
+ * 1.2.0  async_teardown_threads; ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  All threads
+ *        close the kept descriptors but the last, before the RAM.  start works under SELinux's
+ *        svirt_t and systemd's ~@privileged.  A filter also has to allow fcntl for kept
+ *        descriptors, pipe2 for threads, and openat, read, close for capabilities.
  * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several
  *        threads free the RAM, descriptors can be kept.
  * 1.0.0  async_teardown_start and async_teardown_stop.
  */
 
 /*
- * This software is available under two licences. Choose whichever you prefer.
+ * This software is available under two licences.  Choose whichever you prefer.
  *
  * SPDX-License-Identifier: MIT OR Unlicense
  *
@@ -2522,25 +2456,5 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n)
  * SOFTWARE.
  *
  * ------------------------------------------------------------------------------
- * ALTERNATIVE B - Public Domain (unlicense.org)
- *
- * This is free and unencumbered software released into the public domain.
- *
- * Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
- * software, either in source code form or as a compiled binary, for any purpose,
- * commercial or non-commercial, and by any means.
- *
- * In jurisdictions that recognize copyright laws, the author or authors of this
- * software dedicate any and all copyright interest in the software to the public
- * domain. We make this dedication for the benefit of the public at large and to
- * the detriment of our heirs and successors. We intend this dedication to be an
- * overt act of relinquishment in perpetuity of all present and future rights to
- * this software under copyright law.
- *
- * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
- * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
- * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
- * AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
- * ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
- * WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ * ALTERNATIVE B - Public Domain: the Unlicense, https://unlicense.org
  */

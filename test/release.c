@@ -957,7 +957,7 @@ static int unused_of(const unsigned long *stack)
 {
 	int i;
 
-	for (i = 0; i < ATD_WORDS && stack[i] == (i < ATD_SPARE ? ~0UL / 3 : 0); i++)
+	for (i = 0; i < ATD_WORDS && !stack[i]; i++)
 		;
 	return i * (int)sizeof(long);
 }
