@@ -115,21 +115,21 @@
  * WHAT IS FREE WHEN
  *
  *     after wait              what only descriptors hold: TAP, sockets, ports, locks, files
- *     next, with ram or keep  what is mapped and not RAM: VFIO regions, KVM's guest (unless
- *                             a guest_memfd holds it), packet rings, locks and files of
- *                             mappings, io_uring and AF_XDP rings.  The kernel closes what
- *                             these two hold a moment later, as after any exit: the files of
- *                             an io_uring's requests in flight, and those registered (with
- *                             NO_MMAP both go with wait; with SQPOLL those of requests do)
+ *     next, with ram or keep  what is mapped and not RAM: VFIO regions, KVM's guest (unless a
+ *                             guest_memfd holds it), packet rings, locks and files of mappings,
+ *                             io_uring and AF_XDP rings.  The kernel closes what these two hold a
+ *                             moment later, as after any exit: the files of an io_uring's requests
+ *                             in flight, and those registered (with NO_MMAP both go with wait; with
+ *                             SQPOLL those of requests do)
  *     the first sign          the first kept descriptor closes, if several are kept
- *     then                    the other kept descriptors and the RAM.  A guest_memfd holds
- *                             its VM: KVM's guest is gone when the last of them is closed.
- *                             Between two pipes, with as many threads as there are
- *                             guest_memfds, that is before their memory is freed
- *     when the helper exits   native AIO's files, namespaces, the executable (ETXTBSY until
- *                             then) and its file system, the root directory (EBUSY until
- *                             then), the control group; a userfaultfd's handler gets ESRCH.
- *                             Without ram and keep: all that is mapped
+ *     then                    the other kept descriptors and the RAM.  A guest_memfd holds its VM:
+ *                             KVM's guest is gone when the last of them is closed.  Between two
+ *                             pipes, with as many threads as there are guest_memfds, that is before
+ *                             their memory is freed
+ *     when the helper exits   native AIO's files, namespaces, the executable (ETXTBSY until then)
+ *                             and its file system, the root directory (EBUSY until then), the
+ *                             control group; a userfaultfd's handler gets ESRCH.  Without ram and
+ *                             keep: all that is mapped
  *     the last sign           the last kept descriptor closes
  *
  *     To see the signs, keep the writing end of a pipe (O_CLOEXEC), given first or last.  Any
@@ -212,29 +212,29 @@
  *
  * POLICIES
  *
- *     SELinux    svirt_t (libvirt) may not setcap.  start works if no capability is in
- *                effect or inheritable, as in a QEMU that libvirt runs as another user;
- *                otherwise it returns -EACCES.  Where the policy refuses getcap, start needs
- *                a readable /proc/self/status; else -EACCES.  Where it refuses setrlimit or
- *                sigkill (Debian's), start still works; stop then returns -EACCES.
- *     AppArmor   start works (libvirt's template).  Without a signal rule for its own
- *                profile, stop returns -EACCES, and without pidfd the memory comes 0.5 s
- *                late.  capget shows only what the profile grants: the real sets are read
- *                from /proc/self/status (but not under a seccomp filter).
- *     Landlock   start works, and a domain may follow it.  With SCOPE_SIGNAL after start,
- *                stop returns -EPERM.
- *     systemd    With SystemCallFilter=~@privileged, start works if no capability is in
- *                effect or inheritable; otherwise it returns -EPERM.
- *     docker     The default filter refuses unshare: the helper cannot ask whether others
- *                use the memory, and releases early all the same.
+ *     SELinux    svirt_t (libvirt) may not setcap.  start works if no capability is in effect or
+ *                inheritable, as in a QEMU that libvirt runs as another user; otherwise it returns
+ *                -EACCES.  Where the policy refuses getcap, start needs a readable
+ *                /proc/self/status; else -EACCES.  Where it refuses setrlimit or sigkill
+ *                (Debian's), start still works; stop then returns -EACCES.
+ *     AppArmor   start works (libvirt's template).  Without a signal rule for its own profile, stop
+ *                returns -EACCES, and without pidfd the memory comes 0.5 s late.  capget shows only
+ *                what the profile grants: the real sets are read from /proc/self/status (but not
+ *                under a seccomp filter).
+ *     Landlock   start works, and a domain may follow it.  With SCOPE_SIGNAL after start, stop
+ *                returns -EPERM.
+ *     systemd    With SystemCallFilter=~@privileged, start works if no capability is in effect or
+ *                inheritable; otherwise it returns -EPERM.
+ *     docker     The default filter refuses unshare: the helper cannot ask whether others use the
+ *                memory, and releases early all the same.
  *
  * SYSTEM CALLS
  *
  *     A seccomp filter of the VMM's own, installed before start, has to allow
  *
  *     to the VMM             getpid rt_sigprocmask wait4 clone ppoll prctl kill exit
- *     to the helper          rt_sigprocmask prctl prlimit64 setsid close_range chdir
- *                            pidfd_open getppid capget ppoll kill exit_group
+ *     to the helper          rt_sigprocmask prctl prlimit64 setsid close_range chdir pidfd_open
+ *                            getppid capget ppoll kill exit_group
  *     with capabilities      openat read close capset
  *     with ram or keep       munmap madvise timer_create timer_settime unshare close fcntl
  *     with several threads   clone pipe2 exit
@@ -264,28 +264,28 @@
  *
  *     2.6.30  unshare(CLONE_VM) tells whether others use the memory [s]
  *     3.5     seccomp filters; without them start returns -EINVAL [r]
- *     3.10    RHEL 7's does not clear the CLEARTID word of a killed process: if another thread
- *             has reaped a helper that was killed, stop may kill an unrelated child that has
- *             got its PID [r]
+ *     3.10    RHEL 7's does not clear the CLEARTID word of a killed process: if another thread has
+ *             reaped a helper that was killed, stop may kill an unrelated child that has got its
+ *             PID [r]
  *     4.8     an oom_score_adj written for VMM or helper holds for both [r]
- *     4.18    up to some 5.4: a child of clone inherits the area for restartable sequences.
- *             This helper does not: see atd_launch [r]
- *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised: the
- *             helper waits for its parent-death signal and polls twice a second, since a
- *             VMM of another uid may not send that signal.  So memory may come back 0.5 s
- *             late, later under load, and 0.25 s later if the parent does not reap.  The
- *             helper has one thread.  It notices an execve without stop [r]
- *     5.9     close_range.  Before: /proc/self/fd; without /proc, the helper closes a
- *             million numbers one by one (some 0.1 s) [r]
- *     5.16    a process that is killed as if to dump core no longer takes along all that
- *             share its memory (kernel commit 0258b5fd7c71), also with RLIMIT_CORE 0, but
- *             not with PR_SET_DUMPABLE 0.  Before: after a SIGSEGV of the VMM the teardown
- *             may be synchronous, and a filter that kills or traps the helper kills the
- *             VMM (not on 4.4) [r]
+ *     4.18    up to some 5.4: a child of clone inherits the area for restartable sequences.  This
+ *             helper does not: see atd_launch [r]
+ *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised: the helper
+ *             waits for its parent-death signal and polls twice a second, since a VMM of another
+ *             uid may not send that signal.  So memory may come back 0.5 s late, later under load,
+ *             and 0.25 s later if the parent does not reap.  The helper has one thread.  It notices
+ *             an execve without stop [r]
+ *     5.9     close_range.  Before: /proc/self/fd; without /proc, the helper closes a million
+ *             numbers one by one (some 0.1 s) [r]
+ *     5.16    a process that is killed as if to dump core no longer takes along all that share its
+ *             memory (kernel commit 0258b5fd7c71), also with RLIMIT_CORE 0, but not with
+ *             PR_SET_DUMPABLE 0.  Before: after a SIGSEGV of the VMM the teardown may be
+ *             synchronous, and a filter that kills or traps the helper kills the VMM (not on 4.4)
+ *             [r]
  *     5.18    MADV_DONTNEED_LOCKED, and MADV_DONTNEED for hugetlb [s]
- *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of
- *             one may keep all others from running for seconds: start and stop then wait for
- *             the helper as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
+ *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of one
+ *             may keep all others from running for seconds: start and stop then wait for the helper
+ *             as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
  *     6.18    a CPU quota stops a thread when it returns from the kernel.  QUOTA
  *
  *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.2 was run on 3.10 (RHEL
@@ -294,15 +294,15 @@
  * COMPILING
  *
  *     ASYNC_TEARDOWN_IMPLEMENTATION  in one file: the code is compiled there.
- *     ASYNC_TEARDOWN_THREADS         in that file: the most threads that a helper can have,
- *                                    1 to 1024; default 1.  Each has a static stack.
- *     ASYNC_TEARDOWN_RANGES          in that file: the most ranges of RAM, 1 to 4096;
- *                                    default 32.  A range takes two pointers' size.
- *     ASYNC_TEARDOWN_STATIC          in that file: the functions are private to it.  Two
- *                                    files can both have their own; each has a helper of
- *                                    its own then.  Tell only one of them of RAM.
- *     ASYNC_TEARDOWN_API             everywhere: what stands before the functions instead
- *                                    of "extern", such as a visibility.
+ *     ASYNC_TEARDOWN_THREADS         in that file: the most threads that a helper can have, 1 to
+ *                                    1024; default 1.  Each has a static stack.
+ *     ASYNC_TEARDOWN_RANGES          in that file: the most ranges of RAM, 1 to 4096; default 32.
+ *                                    A range takes two pointers' size.
+ *     ASYNC_TEARDOWN_STATIC          in that file: the functions are private to it.  Two files can
+ *                                    both have their own; each has a helper of its own then.  Tell
+ *                                    only one of them of RAM.
+ *     ASYNC_TEARDOWN_API             everywhere: what stands before the functions instead of
+ *                                    "extern", such as a visibility.
  *     ASYNC_TEARDOWN_VERSION         10203 would be version 1.2.3.
  *
  *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing has to
@@ -348,27 +348,27 @@ extern "C" {
  * Returns its PID (> 0) when it is completely set up; or -errno when that failed.  Then the helper
  * has been reaped, nothing else has changed, and the teardown is synchronous.
  *
- *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max); for a moment one
- *                  more is needed than the helper has threads.  Or the calling thread's
- *                  policy is SCHED_DEADLINE
+ *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max); for a moment one more is
+ *                  needed than the helper has threads.  Or the calling thread's policy is
+ *                  SCHED_DEADLINE
  *     -EBADF       a descriptor that is to be kept is not open
  *     -ECANCELED   somebody killed the helper before it was ready
- *     -EACCES      a security module refuses a call; see POLICIES.  If it refuses SIGKILL for
- *                  a helper that is not ready in time, that one stays, and becomes ready: the
- *                  next start returns its PID.  Until then, do not call execve
- *     -EPERM       a seccomp filter refuses a call, kills the helper for one, or has a
- *                  SIGSYS handler answer rt_sigprocmask or clone
- *     -ECHILD      another thread of the VMM, in a wait with __WALL, has reaped a process
- *                  that start has made
- *     -ETIMEDOUT   the helper was not ready within thirty seconds: it is frozen, traced, or
- *                  the server of a file (FUSE, NFS) does not answer the close of a copy of
- *                  its descriptor.  It has been killed.  If it does not end within thirty
- *                  seconds either, the next call of start or stop reaps it, or says the same
- *                  again.  Also when another thread was in start or stop for thirty seconds
- *     -EOVERFLOW   an option of the compiler makes the helper's stack too small.  Nothing of
- *                  the VMM's has been overwritten; see COMPILING
- *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: the kernel lets it end only
- *                  after all other processes there
+ *     -EACCES      a security module refuses a call; see POLICIES.  If it refuses SIGKILL for a
+ *                  helper that is not ready in time, that one stays, and becomes ready: the next
+ *                  start returns its PID.  Until then, do not call execve
+ *     -EPERM       a seccomp filter refuses a call, kills the helper for one, or has a SIGSYS
+ *                  handler answer rt_sigprocmask or clone
+ *     -ECHILD      another thread of the VMM, in a wait with __WALL, has reaped a process that
+ *                  start has made
+ *     -ETIMEDOUT   the helper was not ready within thirty seconds: it is frozen, traced, or the
+ *                  server of a file (FUSE, NFS) does not answer the close of a copy of its
+ *                  descriptor.  It has been killed.  If it does not end within thirty seconds
+ *                  either, the next call of start or stop reaps it, or says the same again.  Also
+ *                  when another thread was in start or stop for thirty seconds
+ *     -EOVERFLOW   an option of the compiler makes the helper's stack too small.  Nothing of the
+ *                  VMM's has been overwritten; see COMPILING
+ *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: the kernel lets it end only after all
+ *                  other processes there
  *     -ENOSYS      not Linux; or the kernel, or a filter, lacks a call
  *     -EINVAL      the kernel has no seccomp filters; or this is qemu-user; or the process has
  *                  called unshare(CLONE_NEWPID), or setns to a PID namespace.  (Under a filter,
@@ -395,11 +395,11 @@ ASYNC_TEARDOWN_API int async_teardown_start(void);
  *
  * Returns 0, also when there is no helper; or -errno, and then the helper is still there:
  *
- *     -EPERM       the process has given up the privileges that it needs to signal the
- *                  helper, or a seccomp filter refuses a call
+ *     -EPERM       the process has given up the privileges that it needs to signal the helper, or a
+ *                  seccomp filter refuses a call
  *     -EACCES      a security module refuses to send SIGKILL
- *     -ETIMEDOUT   the helper has been killed, but did not end within thirty seconds: it is
- *                  frozen, traced, or in the close of a file whose server does not answer
+ *     -ETIMEDOUT   the helper has been killed, but did not end within thirty seconds: it is frozen,
+ *                  traced, or in the close of a file whose server does not answer
  *     -ENOSYS      not Linux; or a filter refuses a call so
  *
  * An execve after -ETIMEDOUT is safe: the old memory goes when the hold ends.  After -EPERM or
@@ -422,9 +422,9 @@ ASYNC_TEARDOWN_API int async_teardown_stop(void);
  *
  * Returns 0, or -errno, and then nothing has changed:
  *
- *     -ENOSPC   there are ASYNC_TEARDOWN_RANGES already.  Join neighbours to one range
- *               (what else is mapped between them then stays until the end), or go on: the
- *               untold memory is freed with the devices
+ *     -ENOSPC   there are ASYNC_TEARDOWN_RANGES already.  Join neighbours to one range (what else
+ *               is mapped between them then stays until the end), or go on: the untold memory is
+ *               freed with the devices
  *     -ENOENT   no range begins at start that could be forgotten
  *     -EINVAL   start is 0, or the end is past the top, or an address has a tag
  *     -ENOSYS   not Linux
@@ -450,8 +450,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  *
  * Returns 0, or -errno, and then nothing has changed:
  *
- *     -EBUSY    this process has a helper that lives, and would not keep them: call this
- *               before start, or stop first
+ *     -EBUSY    this process has a helper that lives, and would not keep them: call this before
+ *               start, or stop first
  *     -EINVAL   n is out of bounds, or one is given twice
  *     -EBADF    one is negative.  (start says so of one that is not open)
  *     -ENOSYS   not Linux
@@ -2042,12 +2042,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long r10 __asm__("r10") = tid;
 	long ret = __NR_clone;
 
-	__asm__ volatile(
-		"syscall\n\t"
-		"test{q %%rax, %%rax| rax, rax}\n\t"
-		"jnz 1f\n\t"
-		"call {*}%[fn]\n"
-		"1:"
+	__asm__ volatile("syscall; test{q %%rax, %%rax| rax, rax}; jnz 1f; call {*}%[fn]; 1:"
 		: "+a"(ret)
 		: "D"(flags), "S"(stack), "r"(r10), [fn] "r"(fn)
 		: "rcx", "r11", "cc", "memory");
@@ -2069,12 +2064,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 {
 	long ret = __NR_clone;
 
-	__asm__ volatile(
-		"int {$0x80|0x80}\n\t"
-		"test{l %%eax, %%eax| eax, eax}\n\t"
-		"jnz 1f\n\t"
-		"call {*}%[fn]\n"
-		"1:"
+	__asm__ volatile("int {$0x80|0x80}; test{l %%eax, %%eax| eax, eax}; jnz 1f; call {*}%[fn]; 1:"
 		: "+a"(ret)
 		: "b"(flags), "c"(stack), [fn] "S"(entry), "D"(tid)
 		: "cc", "memory");
@@ -2115,11 +2105,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long x4 __asm__("x4") = tid;
 	register void (*fn)(void) __asm__("x9") = entry;
 
-	__asm__ volatile(
-		"svc #0\n\t"
-		"cbnz x0, 1f\n\t"
-		"blr %[fn]\n"
-		"1:"
+	__asm__ volatile("svc #0; cbnz x0, 1f; blr %[fn]; 1:"
 		: "+r"(x0)
 		: "r"(x8), "r"(x1), "r"(x4), [fn] "r"(fn)
 		: "cc", "memory" ATD_VECTORS);
@@ -2135,11 +2121,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 	register long r0 __asm__("r0") = a, r1 __asm__("r1") = b, r2 __asm__("r2") = c;
 	register long r3 __asm__("r3") = d, r4 __asm__("r4") = e;
 
-	__asm__ volatile(
-		"mov ip, r7\n\t"
-		"mov r7, %[nr]\n\t"
-		"svc #0\n\t"
-		"mov r7, ip"
+	__asm__ volatile("mov ip, r7; mov r7, %[nr]; svc #0; mov r7, ip"
 		: "+r"(r0)
 		: [nr] "r"(nr), "r"(r1), "r"(r2), "r"(r3), "r"(r4)
 		: "ip", "cc", "memory");
@@ -2153,15 +2135,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register void (*fn)(void) __asm__("r3") = entry;
 	register long r4 __asm__("r4") = tid;
 
-	__asm__ volatile(
-		"mov ip, r7\n\t"
-		"mov r7, %[nr]\n\t"
-		"svc #0\n\t"
-		"mov r7, ip\n\t"
-		"cmp r0, #0\n\t"
-		"bne 1f\n\t"
-		"blx %[fn]\n"
-		"1:"
+	__asm__ volatile("mov ip, r7; mov r7, %[nr]; svc #0; mov r7, ip; cmp r0, #0; bne 1f; blx %[fn]; 1:"
 		: "+r"(r0)
 		: [nr] "r"(nr), "r"(r1), "r"(r4), [fn] "r"(fn)
 		: "ip", "cc", "memory");
@@ -2203,11 +2177,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long a4 __asm__("a4") = tid;
 	register void (*fn)(void) __asm__("a5") = entry;
 
-	__asm__ volatile(
-		"ecall\n\t"
-		"bnez a0, 1f\n\t"
-		"jalr %[fn]\n"
-		"1:"
+	__asm__ volatile("ecall; bnez a0, 1f; jalr %[fn]; 1:"
 		: "+r"(a0)
 		: "r"(a7), "r"(a1), "r"(a4), [fn] "r"(fn)
 		: "memory" ATD_VECTORS);
@@ -2235,12 +2205,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long r3 __asm__("r3") = flags, r5 __asm__("r5") = tid;
 	register void (*fn)(void) __asm__("r7") = entry;
 
-	__asm__ volatile(
-		"svc 0\n\t"
-		"ltgr %%r2, %%r2\n\t"
-		"jnz 1f\n\t"
-		"basr %%r14, %[fn]\n"
-		"1:"
+	__asm__ volatile("svc 0; ltgr %%r2, %%r2; jnz 1f; basr %%r14, %[fn]; 1:"
 		: "+d"(r2)
 		: "d"(r1), "d"(r3), "d"(r5), [fn] "d"(fn)
 		: "cc", "memory");
@@ -2256,11 +2221,7 @@ ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 	register long r0 __asm__("r0") = nr, r3 __asm__("r3") = a, r4 __asm__("r4") = b;
 	register long r5 __asm__("r5") = c, r6 __asm__("r6") = d, r7 __asm__("r7") = e;
 
-	__asm__ volatile(
-		"sc\n\t"
-		"bns+ 1f\n\t"
-		"neg 3, 3\n"
-		"1:"
+	__asm__ volatile("sc; bns+ 1f; neg 3, 3; 1:"
 		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r5), "+r"(r6), "+r"(r7)
 		:
 		: "r8", "r9", "r10", "r11", "r12", "ctr", "cr0", "xer", "memory");
@@ -2273,17 +2234,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long r7 __asm__("r7") = tid;
 	register void (*fn)(void) __asm__("r14") = entry;
 
-	__asm__ volatile(
-		"sc\n\t"
-		"bns+ 1f\n\t"
-		"neg 3, 3\n"
-		"1:\n\t"
-		"cmpdi 3, 0\n\t"
-		"bne 2f\n\t"
-		"mr 12, %[fn]\n\t"
-		"mtctr 12\n\t"
-		"bctrl\n"
-		"2:"
+	__asm__ volatile("sc; bns+ 1f; neg 3, 3; 1:; cmpdi 3, 0; bne 2f; mr 12, %[fn]; mtctr 12; bctrl; 2:"
 		: "+r"(r0), "+r"(r3), "+r"(r4), "+r"(r7)
 		: [fn] "r"(fn)
 		: "r5", "r6", "r8", "r9", "r10", "r11", "r12", "ctr",
@@ -2313,11 +2264,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long a3 __asm__("$a3") = tid;
 	register void (*fn)(void) __asm__("$a5") = entry;
 
-	__asm__ volatile(
-		"syscall 0\n\t"
-		"bnez $a0, 1f\n\t"
-		"jirl $ra, %[fn], 0\n"
-		"1:"
+	__asm__ volatile("syscall 0; bnez $a0, 1f; jirl $ra, %[fn], 0; 1:"
 		: "+r"(a0)
 		: "r"(a7), "r"(a1), "r"(a3), [fn] "r"(fn)
 		: "$t0", "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8",
@@ -2348,12 +2295,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 	register long a3 __asm__("$7"), a4 __asm__("$8") = tid;
 	register void (*fn)(void) __asm__("$16") = entry;
 
-	__asm__ volatile(
-		"syscall\n\t"
-		"bnez $2, 1f\n\t"
-		"move $25, %[fn]\n\t"
-		"jalr $25\n"
-		"1:"
+	__asm__ volatile("syscall; bnez $2, 1f; move $25, %[fn]; jalr $25; 1:"
 		: "+r"(v0), "=r"(a3), "+r"(a4)
 		: "r"(a0), "r"(a1), [fn] "r"(fn)
 		: "$1", "$3", "$10", "$11", "$12", "$13", "$14", "$15",
