@@ -18,11 +18,9 @@
  * CONTENTS
  *
  *     What can go wrong . When to call start . How it works . What is free when . Side effects .
- *     Security . Policies . System calls . Kernels . Compiling
- *     The functions, with their arguments and errors: start, stop, ram, keep, threads
+ *     Security . Policies . System calls . Kernels . Compiling . The functions, with their errors
  *     The code: what it needs of the kernel, the static object, what the VMM tells, the VMM's side,
- *     the helper in the order of its life, system calls by architecture
- *     Versions . Licence
+ *     the helper in the order of its life, system calls by architecture . Versions . Licence
  *
  * WHAT CAN GO WRONG
  *
@@ -40,7 +38,8 @@
  *   - A mapping that nobody has told of is unmapped with the devices.  If it is large, they are
  *     free only after its memory.  Tell of all large mappings.
  *   - Without a helper (start failed, it was stopped, somebody killed it) all that is kept closes
- *     in the VMM's exit or the helper's, after the memory: both signs are late.
+ *     in the VMM's exit or the helper's, after the memory: both signs are late, and true.  A lock
+ *     that only a mapping holds may be free a moment after them (0.5 ms): try again.
  *   - Native AIO (io_submit) and slow io_uring writes continue after the VMM's death.  A write can
  *     reach the disk after wait has returned and after the first sign (see WHAT IS FREE WHEN).
  *     With native AIO, wait for the helper's end before another VM opens the image.
@@ -57,13 +56,13 @@
  *     mapped, that is in the helper: after wait, its DMA still reaches memory until the first sign.
  *     VFIO groups on an iommufd can even be opened again before it.  Start the next VM after the
  *     first sign.  README.md says what to keep, and who unpins the RAM when.
- *   - If the program's file is on a server that does not answer (FUSE, NFS), the helper hangs
- *     (state D) when it needs a page of its code that has been reclaimed.  SIGKILL ends it.  So
- *     start locks its pages, where it may: VmLck in /proc/HELPER/status is 0 if RLIMIT_MEMLOCK is
- *     used up, or if a seccomp filter was there before start.
- *   - If a SIGSTOP of the process group hits a process of start's at its birth, and then SIGKILL
- *     ends the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the
- *     VMM's own name, until it gets SIGCONT or SIGKILL.
+ *   - start locks the helper's code in memory.  Where it may not (RLIMIT_MEMLOCK is used up, or a
+ *     seccomp filter was there before start; VmLck in /proc/HELPER/status is 0 then), pages of it can
+ *     be reclaimed.  If the program's file is on a server that does not answer (FUSE, NFS), the
+ *     helper then hangs in state D; SIGKILL ends it.
+ *   - A SIGSTOP of the process group may hit a process of start's at its birth.  If SIGKILL then ends
+ *     the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the VMM's
+ *     own name, until it gets SIGCONT or SIGKILL.
  *   - In a container, the helper does not make the container itself stop faster: when its PID 1
  *     exits, the kernel kills all other processes there and waits for them.  PID 1 cannot have a
  *     helper (-EOPNOTSUPP).
@@ -165,8 +164,7 @@
  * SIDE EFFECTS
  *
  *   - ps and top show the memory and the command line twice; RSS, PSS and USS all double.
- *   - The helper's code and the static object, some 20 KiB, are locked in memory.  They count
- *     against the VMM's RLIMIT_MEMLOCK.
+ *   - The helper's code and static object are locked in memory: some 20 KiB of RLIMIT_MEMLOCK.
  *   - After the VMM's death the helper has a new parent: the nearest subreaper, or PID 1.  It gets a
  *     SIGCHLD at the helper's end, and has to reap it.
  *   - Until then, the helper and its threads count against pids.max and RLIMIT_NPROC, the helper's
@@ -286,7 +284,10 @@
  *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of one
  *             may keep all others from running for seconds: start and stop then wait for the helper
  *             as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
- *     6.18    a CPU quota stops a thread when it returns from the kernel.  QUOTA
+ *     6.18    a CPU quota stops a thread on its return from the kernel, until the time is paid for
+ *             that it has used there.  So under a small quota the RAM is free as after a plain exit,
+ *             but the helper's end and the last sign come later: by the CPU time of the freeing,
+ *             divided by the quota (512 MiB at 5 %: 0.5 s instead of 0.1) [r]
  *
  *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.2 was run on 3.10 (RHEL
  *     7), 4.4, 4.18 (RHEL 8), 5.4, 5.10, 6.1, 6.12 and 7.3-rc7; this one on 6.18.
@@ -308,9 +309,10 @@
  *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing has to
  *     be defined or included before.  The code calls no function of libc and allocates nothing: it
  *     takes 8.5 KiB with -Os, 0.75 KiB of which are the helper's stack (3 KiB on s390x, mips, ppc64
- *     and with SVE or RISC-V V), and as much for each further thread.  Options that make the stack
+ *     and with SVE or RISC-V V), and as much for each further thread.  Options that make that
  *     too small are -EOVERFLOW.  -fstack-check makes start fail; so does -fsplit-stack with g++.
- *     OPTIONS
+ *     With clang's -fsanitize=type and -fmemory-profile, which no attribute turns off, the helper
+ *     crashes when the VMM is gone, so nothing is released early.
  *
  *     Run on a kernel of its own, with and without pidfd_open: x86-64, i386, aarch64, arm (ARM and
  *     Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but x86-64 in emulation.
@@ -361,10 +363,10 @@ extern "C" {
  *     -ECHILD      another thread of the VMM, in a wait with __WALL, has reaped a process that
  *                  start has made
  *     -ETIMEDOUT   the helper was not ready within thirty seconds: it is frozen, traced, or the
- *                  server of a file (FUSE, NFS) does not answer the close of a copy of its
- *                  descriptor.  It has been killed.  If it does not end within thirty seconds
- *                  either, the next call of start or stop reaps it, or says the same again.  Also
- *                  when another thread was in start or stop for thirty seconds
+ *                  server of a file (FUSE, NFS) does not answer the close of a copy of its descriptor.
+ *                  It has been killed.  If it does not end within thirty seconds either, the next
+ *                  call of start or stop reaps it, or says the same again.  Also when another thread
+ *                  was in start or stop for thirty seconds
  *     -EOVERFLOW   an option of the compiler makes the helper's stack too small.  Nothing of the
  *                  VMM's has been overwritten; see COMPILING
  *     -EOPNOTSUPP  the caller is PID 1 of a PID namespace: the kernel lets it end only after all
@@ -509,17 +511,25 @@ extern "C" {
 #error "async_teardown.h: needs gcc or clang"
 #elif defined(__clang__)
 #pragma clang attribute push(__attribute__((__uninitialized__)), apply_to = variable(is_local))
+#ifdef __aarch64__
+#define ATD_BARE_C , __target__("no-outline-atomics")
+#else
+#define ATD_BARE_C
+#endif
 #if __has_attribute(__disable_sanitizer_instrumentation__)
 #define ATD_BARE_MORE , __disable_sanitizer_instrumentation__, __no_profile_instrument_function__
 #else
 #define ATD_BARE_MORE
 #endif
 #define ATD_BARE __section__("atd_text"), __no_stack_protector__, __no_instrument_function__, \
-	__no_sanitize__("all", "coverage"), __no_split_stack__, __xray_never_instrument__ ATD_BARE_MORE
+	__no_sanitize__("all", "coverage"), __no_split_stack__, __xray_never_instrument__ ATD_BARE_MORE ATD_BARE_C
 #else
 /* As pragmas: functions with an attribute "optimize" are not inlined into those without. */
 #pragma GCC push_options
 #pragma GCC optimize ("no-trapv", "inline-atomics", "tree-parallelize-loops=1")
+#if defined(__aarch64__) && __GNUC__ >= 10
+#pragma GCC target ("no-outline-atomics")
+#endif
 #if __GNUC__ >= 14
 #pragma GCC optimize ("no-harden-control-flow-redundancy")
 #define ATD_BARE_MORE __no_stack_protector__, __no_sanitize_coverage__, __strub__("callable")
@@ -617,12 +627,7 @@ struct atd_pollfd { int fd; short events, revents; };
 struct atd_rlimit { unsigned long long cur, max; };
 struct atd_cap_header { unsigned int version; int pid; };
 struct atd_cap_data { unsigned int effective, permitted, inheritable; };
-struct atd_dirent {
-	unsigned long long ino, off;
-	unsigned short reclen;
-	unsigned char type;
-	char name[16];
-};
+struct atd_dirent { unsigned long long ino, off; unsigned short reclen; char type, name[16]; };
 struct atd_insn { unsigned short code; unsigned char jt, jf; unsigned int k; };
 struct atd_prog { unsigned short len, pad[sizeof(void *) / 2 - 1]; const struct atd_insn *insns; };
 
@@ -738,7 +743,7 @@ ATD_NOINLINE long atd_nap(long us)
  */
 ATD_NOINLINE long atd_sleep_on(long *slept, long limit)
 {
-	long us = 20 + *slept / 16, ret;
+	long us = 20 + (*slept >> 4), ret;	/* a division may be a call */
 
 	if (*slept >= limit)
 		return 0;
@@ -801,10 +806,8 @@ static struct {
 	/* The helper's own.  First a buffer: for one on the stack, a compiler that
 	 * initializes all locals may call memset. */
 	union {
-		char bytes[sizeof(struct atd_sigevent)];
-		struct atd_dirent dirent;
-		struct atd_rlimit limit;
-		struct atd_sigevent event;
+		char bytes[64];
+		struct atd_dirent dirent; struct atd_rlimit limit; struct atd_sigevent event;
 	} scratch;
 	struct atd_cap_data caps[2];
 	unsigned long page;	/* its size */
@@ -1100,8 +1103,7 @@ ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 /*
  * The first steps of a process that shares this memory.  It blocks all signals, so no handler of
  * SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread that has cloned it:
- * the VMM may be killed while a SIGSTOP holds this process.  (One that is stopped before it gets
- * here, and whose VMM is killed then, has to be continued.)
+ * the VMM may be killed while a SIGSTOP holds this process.
  *
  * And it dumps no core: that would be of the VMM's memory, and written with a uid that the VMM may
  * have given up by then.  A program in core_pattern gets one at a limit of 0 too, but not at 1; a
@@ -1166,7 +1168,7 @@ ATD_NOINLINE __attribute__((__noreturn__)) void atd_try(void)
 ATD_FN long atd_launch(int self)
 {
 	char *const below = (char *)__builtin_frame_address(0) - 2048;
-	char *const stack = below - ((unsigned long)atd_arg(below) & 255);
+	char *const stack = below - ((unsigned long)atd_arg(below) & 63);
 	long ret, tid, slack, slept = 0;
 
 	/* The timer slack lengthens every sleep, and the helper inherits it. */
@@ -1260,9 +1262,8 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 #define ATD_ARG_LOW(i)	(16 + 8 * (i) + (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 4))
 #define ATD_LOAD(offset)	{ 0x20, 0, 0, offset }	/* of struct seccomp_data */
 #define ATD_UNLESS(value, skip)	{ 0x15, 0, skip, value }
-#define ATD_RETURN(action)	{ 0x06, 0, 0, action }
-#define ATD_KILL		ATD_RETURN(0x80000000U)	/* all threads; before Linux 4.14 this one */
-#define ATD_ALLOW		ATD_RETURN(0x7fff0000U)
+#define ATD_KILL	{ 0x06, 0, 0, 0x80000000U }	/* all threads; before Linux 4.14 this one */
+#define ATD_ALLOW	{ 0x06, 0, 0, 0x7fff0000U }
 /* A rule; and one with a value for an argument.  Each is whole in itself: it finds the call's
  * number loaded, and leaves it so. */
 #define ATD_MAY(nr)	ATD_UNLESS(nr, 1), ATD_ALLOW
@@ -1742,7 +1743,7 @@ ATD_FN void atd_outlive(int vmm)
 
 	/* The VMM's parent was woken at the same moment.  Let it have the CPU, and reap,
 	 * before the kernel uses that CPU to free the memory. */
-	for (; slept < max && atd_kill(vmm, 0) != -ESRCH; slept += nap, nap += nap / 16)
+	for (; slept < max && atd_kill(vmm, 0) != -ESRCH; slept += nap, nap += nap >> 4)
 		atd_nap(nap);
 }
 
@@ -1800,7 +1801,7 @@ ATD_FN int atd_is_the_end(unsigned long from)
 	const unsigned long block = from & -from;
 
 	return block >> (sizeof(long) == 8 ? 35 : 24) &&
-		atd_munmap(from + block / 2, atd_shared.page) == -EINVAL;
+		atd_munmap(from + (block >> 1), atd_shared.page) == -EINVAL;
 }
 
 /* A step has led from a page that was refused to one that is not, or to the end: unmaps what
@@ -1810,7 +1811,7 @@ ATD_FN void atd_go_back(unsigned long refused, unsigned long next)
 	unsigned long middle;
 
 	while (next - refused > atd_shared.page) {
-		middle = refused + ((next - refused) / 2 & -atd_shared.page);
+		middle = refused + ((next - refused) >> 1 & -atd_shared.page);
 		if (atd_munmap(middle, next - middle) == 0)
 			next = middle;
 		else
@@ -1852,14 +1853,14 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			step = page;
 			refused = 0;
 		} else if (size > page) {
-			for (next = atd_block_at(from); next >= size; next /= 2)
+			for (next = atd_block_at(from); next >= size; next >>= 1)
 				;
 			size = next;
 			continue;
 		} else {
 			if (ret == -EINVAL && to == ATD_TOP && atd_is_the_end(from))
 				return;
-			if (++refused % 4096 == 0) {
+			if ((++refused & 4095) == 0) {
 				atd_set_timer(ATD_PATIENCE);
 				step *= 2;
 			}
@@ -2328,7 +2329,6 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 #undef ATD_ARG_LOW
 #undef ATD_LOAD
 #undef ATD_UNLESS
-#undef ATD_RETURN
 #undef ATD_KILL
 #undef ATD_ALLOW
 #undef ATD_MAY
@@ -2352,20 +2352,17 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; 
 /*
  * VERSIONS
  *
- * 1.3.0  Nothing goes wrong in silence.  keep returns -EBUSY while a helper lives, and its
- *        result has to be used; ram with size 0 returns -ENOENT if there is no such range; threads
- *        returns the number.  start's new error is -EOVERFLOW.  Waits of thirty and sixty seconds
- *        no longer end after sixteen.  A filter that refuses ppoll, and a SIGSYS handler that
- *        emulates rt_sigprocmask rightly, are -EPERM.  Options of the compiler (-ftrapv, -fstrub)
- *        no longer let the helper overwrite the VMM's data.  The helper does not depend on the
- *        program's file.  One thread frees a range in one call, for CPU quotas.  A root VMM's
- *        helper has no capabilities under AppArmor either.
- * 1.2.0  async_teardown_threads; ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  All threads
- *        close the kept descriptors but the last, before the RAM.  start works under SELinux's
- *        svirt_t and systemd's ~@privileged.  A filter also has to allow fcntl for kept
- *        descriptors, pipe2 for threads, and openat, read, close for capabilities.
- * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several
- *        threads free the RAM, descriptors can be kept.
+ * 1.3.0  Nothing goes wrong in silence.  keep returns -EBUSY while a helper lives, and its result has
+ *        to be used; ram with size 0 returns -ENOENT if there is no such range; threads returns the
+ *        number; start's new error is -EOVERFLOW.  Waits last as long as they say.  Refused ppoll
+ *        and SIGSYS handlers that emulate rt_sigprocmask are -EPERM.  Options of the compiler
+ *        (-ftrapv, -fstrub) no longer let the helper overwrite the VMM's data.  The helper does not
+ *        need the program's file.  Under AppArmor, too, it has no capability in effect.
+ * 1.2.0  async_teardown_threads; ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  All threads close
+ *        the kept descriptors but the last, before the RAM.  start works under SELinux's svirt_t and
+ *        systemd's ~@privileged.
+ * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several threads free
+ *        the RAM, descriptors can be kept.
  * 1.0.0  async_teardown_start and async_teardown_stop.
  */
 
