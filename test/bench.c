@@ -2,6 +2,7 @@
  * bench - every figure, side by side
  *
  *	bench [-r ROUNDS] [-m MiB] [-o CSV] [-s SVG]
+ *	bench -p CSV [-s SVG]		only draws, and shows the medians and ratios
  *
  * In each round every case runs once, in random order, so that what disturbs
  * the machine disturbs them all.  A case is a process that fills memory, holds a
@@ -12,6 +13,7 @@
  *	socket	until the other end of the socket sees the end of file; 0: no io_uring
  *	sign	until the end of file on the pipe that the helper keeps first; 0: none is kept
  *	back	to the end of the last descendant
+ *	freed	until the helper has less than 5 % of it; only under a CPU quota, else 0
  * Medians and quartiles go to the terminal, all values to CSV, and a plot over
  * memory to SVG.  -m: the largest process; default: from what is free.
  */
@@ -27,16 +29,17 @@
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
 #include "../async_teardown.h"
 #include "measure.h"
 
-enum variant { PLAIN, HELPER, RAM, FALLBACK, NAIVE, UNMAP };
+enum variant { PLAIN, HELPER, RAM, FALLBACK, NAIVE, VARIANTS };
 static const char *const variant_name[] = {
 	"plain exit", "async_teardown", "async_teardown ram", "async_teardown without pidfd",
-	"naive helper", "parallel munmap",
+	"naive helper",
 };
 
 /*
@@ -44,9 +47,17 @@ static const char *const variant_name[] = {
  * helper is not told.  IN_FILE, IN_FILES: behind one descriptor or two, which the helper
  * keeps, and not mapped.
  */
-enum memory { SMALL, HUGE_PAGES, SHARED, HUGETLB, UNTOLD, IN_FILE, IN_FILES };
+enum memory { SMALL, HUGE_PAGES, SHARED, HUGETLB, UNTOLD, IN_FILE, IN_FILES, MEMORIES };
 static const char *const memory_name[] = { "4K", "huge", "shared", "hugetlb", "untold", "memfd", "2 memfds" };
 enum { UNTOLD_MIB = 256, HUGETLB_MIB = 2048 };
+
+/*
+ * How it ends.  IDLE, BUSY: killed, while the CPUs are so.  QUOTA: killed, when its threads
+ * have used up the 5 % of a CPU that its control group has.  LEAVES, UNMAPS: it is asked
+ * to end, and calls _exit, at once or when it has unmapped the memory.
+ */
+enum how { IDLE, BUSY, QUOTA, LEAVES, UNMAPS };
+static const char *const how_name[] = { "idle", "busy", "quota", "leaves", "unmaps" };
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -54,11 +65,11 @@ enum { UNTOLD_MIB = 256, HUGETLB_MIB = 2048 };
 
 enum { MAX_CASES = 96, MAX_ROUNDS = 1000 };
 
-enum moment { EXIT, AT_LOCK, AT_SOCKET, AT_SIGN, BACK, MOMENTS };
+enum moment { EXIT, AT_LOCK, AT_SOCKET, AT_SIGN, BACK, FREED, MOMENTS };
 static const char *const moment_name[] = { "exit", "lock", "socket", "sign", "back" };
 
 /* What is run.  What is not said is 0. */
-struct key { int variant, helpers, mib, memory, idle, busy; };
+struct key { int variant, helpers, mib, memory, idle, how; };
 #define CASE(what, n, size, ...) \
 	((struct key){ .variant = what, .helpers = n, .mib = size, __VA_ARGS__ })
 
@@ -67,7 +78,7 @@ static struct bench_case {
 	int n;
 	double ms[MOMENTS][MAX_ROUNDS];
 } cases[MAX_CASES];
-static int ncases, stayed, too_early, have_ring, have_hugetlb;
+static int ncases, stayed, too_early, have_ring, have_hugetlb, have_quota;
 static int least_huge = 100;	/* percent of what was to be in huge pages */
 
 static void die(const char *what)
@@ -128,39 +139,68 @@ static int naive_start(void)
 	return clone(naive_helper, stack + sizeof(stack), CLONE_VM, NULL);
 }
 
-/* --- all CPUs at once: to fill, and to unmap on SIGTERM, for comparison ------- */
+/* --- all CPUs at once, to fill ---------------------------------------------- */
 
 static char *block;
 static size_t block_size;
-static int cpus, parts, advice;
+static int cpus, parts;
 
-static void *advise_part(void *arg)
+static void *populate_part(void *arg)
 {
 	const size_t part = block_size / (size_t)parts & ~(size_t)0x1fffff;
 	const size_t from = (size_t)arg * part;
 	const size_t to = (int)(size_t)arg == parts - 1 ? block_size : from + part;
 
-	madvise(block + from, to - from, advice);
+	madvise(block + from, to - from, MADV_POPULATE_WRITE);	/* since Linux 5.14 */
 	return NULL;
 }
 
-static void advise(int what)
+static void populate(void)
 {
 	pthread_t t[64];
 	int i;
 
-	advice = what;
 	for (i = 0; i < parts; i++)
-		if (pthread_create(&t[i], NULL, advise_part, (void *)(size_t)i))
+		if (pthread_create(&t[i], NULL, populate_part, (void *)(size_t)i))
 			die("pthread_create");
 	for (i = 0; i < parts; i++)
 		pthread_join(t[i], NULL);
 }
 
-static void unmap_and_exit(void)
+/* --- a control group with 5 % of a CPU --------------------------------------- */
+
+static const char *group;	/* NULL: none can be made */
+
+/* 0, or -1 */
+static int group_write(const char *file, const char *value)
 {
-	advise(MADV_DONTNEED);
-	_exit(0);
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", group, file);
+	f = fopen(path, "r+");
+	if (!f)
+		return -1;
+	fputs(value, f);
+	return fclose(f);
+}
+
+/* A new one for each run: what the last one has used up beyond its quota stays with it. */
+static int group_make(void)
+{
+	static const char *const v[] = { "/sys/fs/cgroup/cpu/async-teardown-bench", "/sys/fs/cgroup/async-teardown-bench" };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		group = v[i];
+		if (mkdir(group, 0755) == 0) {
+			if (group_write(i ? "cpu.max" : "cpu.cfs_quota_us", i ? "5000 100000" : "5000") == 0)
+				return 1;
+			rmdir(group);
+		}
+	}
+	group = NULL;
+	return 0;
 }
 
 /* --- the process with the memory ------------------------------------------- */
@@ -171,7 +211,7 @@ static void refuse_pidfd(void)
 		{ 0x20, 0, 0, 0 }, { 0x15, 0, 1, ATD_NR_PIDFD_OPEN },
 		{ 0x06, 0, 0, 0x50000 | ENOSYS }, { 0x06, 0, 0, 0x7fff0000 },
 	};
-	static const struct atd_prog prog = { 4, insns };
+	static const struct atd_prog prog = { .len = 4, .insns = insns };
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &prog, 0, 0))
 		die("seccomp");
@@ -182,6 +222,14 @@ static void *idle_thread(void *arg)
 	(void)arg;
 	for (;;)
 		pause();
+	return NULL;
+}
+
+static void *busy_thread(void *arg)
+{
+	(void)arg;
+	for (;;)
+		;
 	return NULL;
 }
 
@@ -202,8 +250,8 @@ static void fill(size_t size, enum memory memory)
 	close(fd);
 	if (memory == HUGE_PAGES)
 		madvise(block, size, MADV_HUGEPAGE);
-	if (size > 64 << 20)	/* in less time; since Linux 5.14 */
-		advise(MADV_POPULATE_WRITE);
+	if (size > 64 << 20)	/* in less time */
+		populate();
 	for (i = 0; i < size; i += 4096)
 		block[i] = 1;
 }
@@ -253,7 +301,7 @@ static void process(const struct key *k, const struct resource held[MOMENTS], in
 			die("lock, or io_uring");
 	sigemptyset(&term);
 	sigaddset(&term, SIGTERM);
-	if (k->variant == UNMAP)
+	if (k->how >= LEAVES)
 		sigprocmask(SIG_BLOCK, &term, NULL);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 131072);
@@ -277,6 +325,8 @@ static void process(const struct key *k, const struct resource held[MOMENTS], in
 	fill(files || !size ? 4096 : size, files ? SMALL : (enum memory)k->memory);
 	if (k->memory == HUGE_PAGES)
 		r.huge = in_huge_pages(size);
+	if (k->how == QUOTA && (!group_make() || group_write("cgroup.procs", "0")))
+		die("control group");
 	if (k->variant == FALLBACK)
 		refuse_pidfd();
 	if (k->variant == RAM)
@@ -288,11 +338,14 @@ static void process(const struct key *k, const struct resource held[MOMENTS], in
 		r.helper = naive_start();
 	if (write(report, &r, sizeof(r)) != sizeof(r))
 		_exit(1);
-	for (;;) {
-		if (k->variant == UNMAP && sigwait(&term, &sig) == 0)
-			unmap_and_exit();
+	for (sig = 0; k->how == QUOTA && sig < 2 * cpus; sig++)
+		pthread_create(&t, NULL, busy_thread, NULL);
+	while (k->how < LEAVES)
 		pause();
-	}
+	sigwait(&term, &sig);
+	if (k->how == UNMAPS)
+		munmap(block, block_size);
+	_exit(0);
 }
 
 /* --- the pool of hugetlb pages, and the end of every wait -------------------- */
@@ -309,6 +362,8 @@ static void restore_pool(void)
 	if (fd >= 0 && write(fd, pool_before, strlen(pool_before)) > 0)
 		have_hugetlb = 0;
 	close(fd);
+	if (group)
+		rmdir(group);
 }
 
 /* Makes the pool larger by so many pages of 2 MiB; 0 if it cannot be so. */
@@ -362,6 +417,26 @@ static double reap_helper(pid_t helper, unsigned seconds)
 		(double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) / 1e3;
 }
 
+/* When does the helper have less than 5 % of the memory?  It is throttled: the look takes
+ * no CPU time from it. */
+static double wait_freed(pid_t helper, int mib)
+{
+	char path[32];
+	double size, pages;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", helper);
+	for (alarm(60); (f = fopen(path, "r")); usleep(500)) {
+		if (fscanf(f, "%lf %lf", &size, &pages) != 2)
+			pages = 0;
+		fclose(f);
+		if (pages * (double)sysconf(_SC_PAGESIZE) < mib * 1048576.0 / 20)
+			break;
+	}
+	alarm(0);
+	return now_ms();
+}
+
 static pid_t spinners[256];
 
 /* Keeps every CPU busy, or no longer. */
@@ -413,16 +488,18 @@ static double run(const struct key *k, unsigned settle_us, double ms[MOMENTS])
 	for (i = AT_LOCK; i <= AT_SIGN; i++)
 		if (held[i].there && resource_watch(&held[i]))
 			die("pthread_create");
-	if (k->busy)
+	if (k->how == BUSY)
 		spin(1);
-	usleep(settle_us);
+	usleep(settle_us + (k->how == QUOTA ? (unsigned)rand() % 100000 : 0));	/* whenever in a period */
 
 	t0 = now_ms();
-	kill(pid, k->variant == UNMAP ? SIGTERM : SIGKILL);
+	kill(pid, k->how >= LEAVES ? SIGTERM : SIGKILL);
 	if (waitpid(pid, NULL, 0) != pid)
 		die("waitpid");
-	ms[EXIT] = ms[BACK] = now_ms() - t0;
+	ms[EXIT] = ms[BACK] = ms[FREED] = now_ms() - t0;
 	if (r.helper) {
+		if (k->how == QUOTA)
+			ms[FREED] = wait_freed(r.helper, k->mib) - t0;
 		cpu = reap_helper(r.helper, 60);
 		ms[BACK] = now_ms() - t0;
 		if (cpu < 0) {	/* the worst that can happen */
@@ -436,7 +513,11 @@ static double run(const struct key *k, unsigned settle_us, double ms[MOMENTS])
 		ms[i] = held[i].there ? resource_wait(&held[i]) - t0 : 0;
 	alarm(0);
 	too_early += held[AT_SIGN].too_early;
-	if (k->busy)
+	if (k->how != QUOTA)
+		ms[FREED] = 0;
+	else if (rmdir(group))
+		die(group);
+	if (k->how == BUSY)
 		spin(0);
 	return cpu;
 }
@@ -480,19 +561,24 @@ static struct bench_case *find(struct key k)
 	return NULL;
 }
 
+static struct bench_case *add(struct key k)
+{
+	if (find(k))
+		return find(k);
+	if (ncases == MAX_CASES)
+		abort();
+	cases[ncases].key = k;
+	return &cases[ncases++];
+}
+
 /* NULL if the machine cannot. */
 static const struct bench_case *get(struct key k)
 {
-	if (k.memory == HUGETLB && !have_hugetlb)
+	if ((k.memory == HUGETLB && !have_hugetlb) || (k.how == QUOTA && !have_quota))
 		return NULL;
 	if (k.mib > largest)
 		k.mib = (int)largest;
-	if (adding && !find(k)) {
-		if (ncases == MAX_CASES)
-			abort();
-		cases[ncases++].key = k;
-	}
-	return find(k);
+	return adding ? add(k) : find(k);
 }
 
 static double median_of(const struct bench_case *c, enum moment m)
@@ -506,17 +592,13 @@ static void section(const char *what)
 		printf("\n%s:\n", what);
 }
 
-/* goal: at most, or 0 for none */
-static void figure(const char *what, double value, double goal)
+static void figure(const char *what, double value)
 {
-	printf("  %-76s %7.*f", what, value < .1 ? 4 : 2, value);
-	if (goal > 0)
-		printf("   %s %.2f", value <= goal ? "goal" : "MISSED", goal);
-	printf("\n");
+	printf("  %-76s %7.*f\n", what, value < .1 ? 4 : 2, value);
 }
 
 /* Of the two medians.  While adding, adds the two cases instead. */
-static void ratio(const char *what, struct key a, enum moment of, struct key b, enum moment to, double goal)
+static void ratio(const char *what, struct key a, enum moment of, struct key b, enum moment to)
 {
 	const double x = median_of(get(a), of), y = median_of(get(b), to);
 	char text[160];
@@ -524,21 +606,21 @@ static void ratio(const char *what, struct key a, enum moment of, struct key b, 
 	if (adding || x <= 0 || y <= 0)
 		return;
 	if (a.mib <= largest && b.mib <= largest) {
-		figure(what, x / y, goal);
+		figure(what, x / y);
 		return;
 	}
 	snprintf(text, sizeof(text), "%s (here: %ld MiB)", what, largest);
-	figure(text, x / y, 0);
+	figure(text, x / y);
 }
 
 /* The time until all is back, and that of a plain exit in the same circumstances. */
-static void back(const char *what, struct key k, double goal)
+static void back(const char *what, struct key k)
 {
 	struct key plain = k;
 
 	plain.variant = PLAIN;
 	plain.helpers = 0;
-	ratio(what, k, BACK, plain, BACK, goal);
+	ratio(what, k, BACK, plain, BACK);
 }
 
 /* --- the machine ----------------------------------------------------------------- */
@@ -675,9 +757,9 @@ static int synchronous(struct key k, int runs)
 
 /*
  * Three moments over memory; idle.  The sign would lie on the lock's line.  Both axes are logarithmic, or
- * what takes a fifth of a millisecond would not be seen beside what takes a second.
- * The colours are legible on white and on black, for an image need not know which
- * its page is.
+ * what takes a fifth of a millisecond would not be seen beside what takes a second.  So
+ * what several threads gain is hard to see there: below, the memory alone, linear.
+ * On a ground of its own, for an image does not know whether its page is dark.
  */
 static void plot(const char *file, int rounds, const char *machine)
 {
@@ -687,13 +769,18 @@ static void plot(const char *file, int rounds, const char *machine)
 		enum moment moment;
 		const char *label, *marker;
 	} lines[] = {
-		{ PLAIN, 0, BACK, "all of it", "M-4,-4h8v8h-8z" },
+		{ PLAIN, 0, BACK, "plain exit, all of it", "M-4,-4h8v8h-8z" },
 		{ RAM, 2, BACK, "memory back", "M-5,4h10l-5,-9z" },
 		{ RAM, 2, AT_LOCK, "mapped lock free", "M-5,0l5,-5l5,5l-5,5z" },
 		{ RAM, 2, EXIT, "wait returns", "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0" },
 	};
-	const double w = 760, h = 440, left = 60, right = 232, top = 82, bottom = 66;
-	const double pw = w - left - right, ph = h - top - bottom;
+	static const struct { const char *label; int variant, helpers, colour; } bars[] = {
+		{ "plain exit", PLAIN, 0, 0 }, { "start alone", HELPER, 1, 1 },
+		{ "ram, 1 thread", RAM, 1, 1 }, { "ram, 2 threads", RAM, 2, 1 },
+	};
+	const double w = 800, h = 584, left = 60, right = 252, top = 92, ph = 290, row = 22;
+	const double pw = w - left - right, below = top + ph + 92, bar = 150;
+	const int gib = largest < 4096 ? (int)largest / 1024 : 4;
 	double x, y = 0, ymin = 1, ymax = 1, decade, decades, octaves = 0, octave, at = 0, ms = 0;
 	const struct bench_case *c;
 	FILE *f = fopen(file, "w");
@@ -717,18 +804,18 @@ static void plot(const char *file, int rounds, const char *machine)
 	fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %g %g' role='img' "
 		"aria-label='Milliseconds from SIGKILL until wait returns, a lock is free and memory "
 		"is back, over memory'>\n<style>\n"
-		"text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #7a828c }\n"
-		".t { font-size: 15px; font-weight: 600 }\n"
+		"text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #59636e }\n"
+		".t { font-size: 15px; font-weight: 600; fill: #1f2328 }\n"
 		".g { stroke: #7a828c; stroke-opacity: .35 }\n"
 		".l { fill: none; stroke-width: 2.5 } .q { stroke-width: 1.2 }\n"
-		".c0 { stroke: #d4620a } .c1 { stroke: #a05fd6 } .c2 { stroke: #1a9457 } .c3 { stroke: #2f81f7 }\n"
-		".m0 { fill: #d4620a } .m1 { fill: #a05fd6 } .m2 { fill: #1a9457 } .m3 { fill: #2f81f7 }\n"
+		".c0 { stroke: #bc4c00 } .c1 { stroke: #8250df } .c2 { stroke: #1a7f37 } .c3 { stroke: #0969da }\n"
+		".m0 { fill: #bc4c00 } .m1 { fill: #8250df } .m2 { fill: #1a7f37 } .m3 { fill: #0969da }\n"
 		".b { font-weight: 600 }\n"
-		"</style>\n", w, h);
-	fprintf(f, "<text class='t' x='%g' y='22'>Milliseconds from SIGKILL on (lower is better): "
-		"<tspan class='m0'>a plain exit</tspan>,</text>\n<text class='t' x='%g' y='42'>and async_teardown.h "
+		"</style>\n<rect width='%g' height='%g' rx='8' fill='#fff'/>\n", w, h, w, h);
+	fprintf(f, "<text class='t' x='%g' y='30'>Milliseconds from SIGKILL on (lower is better): "
+		"<tspan class='m0'>a plain exit</tspan>,</text>\n<text class='t' x='%g' y='50'>and async_teardown.h "
 		"with 2 threads: <tspan class='m3'>wait</tspan>, <tspan class='m2'>a lock</tspan>, "
-		"<tspan class='m1'>memory</tspan></text>\n<text x='%g' y='62'>%s</text>\n",
+		"<tspan class='m1'>memory</tspan></text>\n<text x='%g' y='71'>%s</text>\n",
 		left, left, left, machine);
 	for (i = 0; i <= (int)decades; i++) {
 		y = top + ph - i / decades * ph;
@@ -770,13 +857,31 @@ static void plot(const char *file, int rounds, const char *machine)
 			"<text class='b m%d' x='%.1f' y='%.1f'>%s: %.*f ms</text>\n", i, points,
 			i, left + pw + 10, at, lines[i].label, ms < 1 ? 2 : ms < 10, ms);
 	}
+	fprintf(f, "<text class='t' x='%g' y='%g'>Memory is back, %d GiB in 4 KiB pages (linear)</text>\n",
+		left, below, gib);
+	for (i = 0, x = 0, y = below + 12; i < 4; i++) {
+		c = find(CASE(bars[i].variant, bars[i].helpers, 1024 * gib));
+		ms = median_of(c, BACK);
+		x = x < ms ? ms : x;
+	}
+	for (i = 0; i < 4; i++) {
+		ms = median_of(find(CASE(bars[i].variant, bars[i].helpers, 1024 * gib)), BACK);
+		if (ms <= 0)
+			continue;
+		fprintf(f, "<text x='%g' y='%g' text-anchor='end'>%s</text><rect class='m%d' x='%g' y='%g' width='%.1f' "
+			"height='%g'/><text class='b m%d' x='%.1f' y='%g'>%.0f ms</text>\n", left + bar - 40, y + 12,
+			bars[i].label, bars[i].colour, left + bar - 30, y, ms / x * 480, row - 6, bars[i].colour,
+			left + bar - 20 + ms / x * 480, y + 12, ms);
+		y += row;
+	}
 	fprintf(f, "</svg>\n");
 	fclose(f);
 }
 
 /* --- all of it --------------------------------------------------------------------------------- */
 
-static const char usage[] = "usage: bench [-r ROUNDS] [-m MiB] [-o CSV] [-s SVG]\n";
+static const char usage[] = "usage: bench [-r ROUNDS] [-m MiB] [-o CSV] [-s SVG]\n"
+	"       bench -p CSV [-s SVG]\n";
 
 static volatile sig_atomic_t enough;
 
@@ -796,8 +901,8 @@ static int measure(const char *csv, const char *machine, int rounds)
 
 	if (!f)
 		die(csv);
-	fprintf(f, "# %s\nvariant,helper_threads,mib,memory,threads,busy,round,"
-		"exit_ms,lock_ms,socket_ms,sign_ms,back_ms\n", machine);
+	fprintf(f, "# %s\nvariant,helper_threads,mib,memory,threads,how,round,"
+		"exit_ms,lock_ms,socket_ms,sign_ms,back_ms,freed_ms\n", machine);
 	for (round = 0; round < rounds && !enough; round++) {
 		for (i = 0; i < ncases; i++) {
 			j = rand() % (i + 1);
@@ -812,7 +917,7 @@ static int measure(const char *csv, const char *machine, int rounds)
 			 * made a moment ago, as for one that took seconds to fill. */
 			run(&c->key, 100000, ms);
 			fprintf(f, "%s,%d,%d,%s,%d,%d,%d", variant_name[c->key.variant], c->key.helpers,
-				c->key.mib, memory_name[c->key.memory], c->key.idle + 1, c->key.busy, round);
+				c->key.mib, memory_name[c->key.memory], c->key.idle + 1, c->key.how, round);
 			for (m = 0; m < MOMENTS; m++)
 				fprintf(f, ",%.3f", c->ms[m][c->n] = ms[m]);
 			fputc('\n', f);
@@ -826,21 +931,65 @@ static int measure(const char *csv, const char *machine, int rounds)
 	return round;
 }
 
+/* The index of a name. */
+static int index_of(const char *const *names, int n, const char *name)
+{
+	int i;
+
+	for (i = 0; i < n && strcmp(names[i], name); i++)
+		;
+	return i;
+}
+
+/* Takes the values from a file that measure has written; returns how many rounds. */
+static int load(const char *csv, char *machine, size_t size)
+{
+	char line[256], variant[32], memory[16];
+	double ms[MOMENTS] = { 0 };
+	struct bench_case *c;
+	int m, round, rounds = 0;
+	struct key k;
+	FILE *f = fopen(csv, "r");
+
+	if (!f || !fgets(line, sizeof(line), f))
+		die(csv);
+	snprintf(machine, size, "%.*s", (int)strcspn(line + 2, "\n"), line + 2);
+	while (fgets(line, sizeof(line), f)) {
+		memset(&k, 0, sizeof(k));
+		if (sscanf(line, "%31[^,],%d,%d,%15[^,],%d,%d,%d,%lf,%lf,%lf,%lf,%lf,%lf", variant, &k.helpers, &k.mib,
+			   memory, &k.idle, &k.how, &round, ms, ms + 1, ms + 2, ms + 3, ms + 4, ms + 5) < 12)
+			continue;
+		k.idle--;
+		k.variant = index_of(variant_name, VARIANTS, variant);
+		k.memory = index_of(memory_name, MEMORIES, memory);
+		if (k.variant == VARIANTS || k.memory == MEMORIES)
+			continue;
+		c = add(k);
+		largest = k.mib > largest ? k.mib : largest;
+		for (m = 0; c->n < MAX_ROUNDS && m < MOMENTS; m++)
+			c->ms[m][c->n] = ms[m];
+		rounds = ++c->n > rounds ? c->n : rounds;
+	}
+	fclose(f);
+	have_hugetlb = have_quota = 1;
+	return rounds;
+}
+
 static void table(void)
 {
 	const struct bench_case *c;
 	char text[64];
 	int i, m;
 
-	printf("\nms: median (quartiles)\n%-28s %7s %6s %-8s %7s %4s ", "", "helper", "MiB", "memory", "threads", "CPUs");
-	for (m = 0; m < MOMENTS; m++)
+	printf("\nms: median (quartiles)\n%-28s %7s %6s %-8s %7s %6s ", "", "helper", "MiB", "memory", "threads", "how");
+	for (m = 0; m <= BACK; m++)
 		printf("  %-*s", m < BACK ? 24 : 0, moment_name[m]);
 	printf("\n");
 	for (i = 0; i < ncases; i++) {
 		c = &cases[i];
-		printf("%-28s %7d %6d %-8s %7d %4s ", variant_name[c->key.variant], c->key.helpers, c->key.mib,
-			memory_name[c->key.memory], c->key.idle + 1, c->key.busy ? "busy" : "idle");
-		for (m = 0; m < MOMENTS; m++) {
+		printf("%-28s %7d %6d %-8s %7d %6s ", variant_name[c->key.variant], c->key.helpers, c->key.mib,
+			memory_name[c->key.memory], c->key.idle + 1, how_name[c->key.how]);
+		for (m = 0; m <= BACK; m++) {
 			snprintf(text, sizeof(text), "%.2f (%.2f - %.2f)", median_of(c, (enum moment)m),
 				quantile(c->ms[m], c->n, .25), quantile(c->ms[m], c->n, .75));
 			printf("  %-*s", m < BACK ? 24 : 0, text);
@@ -866,65 +1015,75 @@ static void later_figures(void)
 			if (!c || !median_of(c, later[i].moment))
 				continue;
 			snprintf(text, sizeof(text), "%s, %d GiB", later[i].what, mib / 1024);
-			figure(text, median_of(c, later[i].moment) - median_of(empty, later[i].empty), 3);
+			figure(text, median_of(c, later[i].moment) - median_of(empty, later[i].empty));
 		}
 }
 
-/*
- * Every ratio; called twice, first to add the cases that they need.  The goals hold for
- * two CPUs.
- */
+/* Every ratio; called twice, first to add the cases that they need. */
 static void figures(void)
 {
-	const struct key empty = CASE(PLAIN, 0, 0), plain = CASE(PLAIN, 0, 4096), ram = CASE(RAM, 2, 4096);
+	const struct key empty = CASE(PLAIN, 0, 0), plain = CASE(PLAIN, 0, 4096), ram = CASE(RAM, 2, 4096),
+		leaves = CASE(PLAIN, 0, 1024, .how = LEAVES),
+		quota = CASE(PLAIN, 0, 512, .how = QUOTA);
 
 	section("Exit: until wait returns");
-	ratio("4 GiB / an empty process", CASE(HELPER, 1, 4096), EXIT, empty, EXIT, 1.5);
-	ratio("4 GiB, ram, 2 threads / an empty process", ram, EXIT, empty, EXIT, 1.5);
-	ratio("the same, every CPU busy", CASE(RAM, 2, 4096, .busy = 1), EXIT, CASE(PLAIN, 0, 0, .busy = 1), EXIT, 1.2);
-	ratio("8 GiB / 1 GiB", CASE(HELPER, 1, 8192), EXIT, CASE(HELPER, 1, 1024), EXIT, 1.2);
-	ratio("4 GiB: plain / with the helper (how many times sooner)", plain, EXIT, CASE(HELPER, 1, 4096), EXIT, 0);
+	ratio("4 GiB / an empty process", CASE(HELPER, 1, 4096), EXIT, empty, EXIT);
+	ratio("4 GiB, ram, 2 threads / an empty process", ram, EXIT, empty, EXIT);
+	ratio("the same, every CPU busy", CASE(RAM, 2, 4096, .how = BUSY), EXIT, CASE(PLAIN, 0, 0, .how = BUSY), EXIT);
+	ratio("8 GiB / 1 GiB", CASE(HELPER, 1, 8192), EXIT, CASE(HELPER, 1, 1024), EXIT);
+	ratio("4 GiB: plain / with the helper (how many times sooner)", plain, EXIT, CASE(HELPER, 1, 4096), EXIT);
 	ratio("256 threads / 1", CASE(RAM, 256, 64, .memory = UNTOLD), EXIT,
-		CASE(RAM, 1, 64, .memory = UNTOLD), EXIT, 1.5);
+		CASE(RAM, 1, 64, .memory = UNTOLD), EXIT);
 	ratio("1 GiB in a memfd that the helper keeps / without helper", CASE(HELPER, 1, 1024, .memory = IN_FILE), EXIT,
-		CASE(PLAIN, 0, 1024, .memory = IN_FILE), EXIT, .05);
+		CASE(PLAIN, 0, 1024, .memory = IN_FILE), EXIT);
 	ratio("two memfds of 512 MiB that it keeps, 2 threads / without helper",
-		CASE(RAM, 2, 1024, .memory = IN_FILES), EXIT, CASE(PLAIN, 0, 1024, .memory = IN_FILES), EXIT, .05);
+		CASE(RAM, 2, 1024, .memory = IN_FILES), EXIT, CASE(PLAIN, 0, 1024, .memory = IN_FILES), EXIT);
+
+	section("An orderly exit of 1 GiB, until wait returns / plain, with _exit");
+	ratio("munmap of the RAM before that", CASE(PLAIN, 0, 1024, .how = UNMAPS), EXIT, leaves, EXIT);
+	ratio("with ram, 2 threads", CASE(RAM, 2, 1024, .how = LEAVES), EXIT, leaves, EXIT);
+	ratio("with ram, 2 threads, munmap of the RAM before that", CASE(RAM, 2, 1024, .how = UNMAPS), EXIT, leaves, EXIT);
 
 	section("Restart: until what was mapped is free, and until the sign of that (2 threads)");
-	ratio("lock free, 4 GiB / exit of a plain one", ram, AT_LOCK, plain, EXIT, .02);
-	ratio("the sign, 4 GiB / exit of a plain one", ram, AT_SIGN, plain, EXIT, .02);
-	ratio("socket free, 4 GiB / exit of a plain one", ram, AT_SOCKET, plain, EXIT, 0);
+	ratio("lock free, 4 GiB / exit of a plain one", ram, AT_LOCK, plain, EXIT);
+	ratio("the sign, 4 GiB / exit of a plain one", ram, AT_SIGN, plain, EXIT);
+	ratio("socket free, 4 GiB / exit of a plain one", ram, AT_SOCKET, plain, EXIT);
 	ratio("lock free, 256 MiB are not told, 256 threads / 1", CASE(RAM, 256, 64, .memory = UNTOLD), AT_LOCK,
-		CASE(RAM, 1, 64, .memory = UNTOLD), AT_LOCK, 1.3);
+		CASE(RAM, 1, 64, .memory = UNTOLD), AT_LOCK);
 	if (!adding)
 		later_figures();
 
 	section("Memory back / plain");
-	back("4 GiB, without ram", CASE(HELPER, 1, 4096), 1.1);
-	back("512 MiB, without ram, a VMM of 64 threads", CASE(HELPER, 1, 512, .idle = 63), 1.1);
-	back("512 MiB, without ram, without pidfd, a VMM of 64 threads", CASE(FALLBACK, 1, 512, .idle = 63), 1.1);
-	back("512 MiB, naive helper, a VMM of 64 threads", CASE(NAIVE, 0, 512, .idle = 63), 0);
-	back("512 MiB, 2 threads, a VMM of 64 threads", CASE(RAM, 2, 512, .idle = 63), 1.1);
-	back("512 MiB, without ram, every CPU busy", CASE(HELPER, 1, 512, .busy = 1), 1.25);
-	back("512 MiB, 2 threads, every CPU busy", CASE(RAM, 2, 512, .busy = 1), 1.1);
-	back("4 GiB, 1 thread", CASE(RAM, 1, 4096), 1.1);
-	back("4 GiB, 2 threads", ram, .6);
-	back("1 GiB, 8 threads", CASE(RAM, 8, 1024), 1.1);
-	back("1 GiB, 64 threads", CASE(RAM, 64, 1024), 1.1);
-	back("2 MiB pages, 4 GiB, 1 thread", CASE(RAM, 1, 4096, .memory = HUGE_PAGES), 0);
-	back("2 MiB pages, 4 GiB, 2 threads", CASE(RAM, 2, 4096, .memory = HUGE_PAGES), .8);
-	back("2 MiB pages, 4 GiB, 64 threads", CASE(RAM, 64, 4096, .memory = HUGE_PAGES), 1.1);
-	back("2 MiB pages, 4 GiB, 2 threads, every CPU busy", CASE(RAM, 2, 4096, .memory = HUGE_PAGES, .busy = 1), 1.1);
-	back("shared (memfd), 1 GiB, 1 thread", CASE(RAM, 1, 1024, .memory = SHARED), 1.1);
-	back("shared (memfd), 1 GiB, 2 threads", CASE(RAM, 2, 1024, .memory = SHARED), 1.1);
-	back("shared (memfd), 1 GiB, 64 threads", CASE(RAM, 64, 1024, .memory = SHARED), 1.1);
-	/* No goal: a plain exit takes a millisecond or two, so this is what the helper costs. */
-	back("hugetlb, 2 GiB, 1 thread", CASE(RAM, 1, HUGETLB_MIB, .memory = HUGETLB), 0);
-	back("hugetlb, 2 GiB, 2 threads", CASE(RAM, 2, HUGETLB_MIB, .memory = HUGETLB), 0);
-	back("hugetlb, 2 GiB, 64 threads", CASE(RAM, 64, HUGETLB_MIB, .memory = HUGETLB), 0);
+	back("4 GiB, without ram", CASE(HELPER, 1, 4096));
+	back("512 MiB, without ram, a VMM of 64 threads", CASE(HELPER, 1, 512, .idle = 63));
+	back("512 MiB, without ram, without pidfd, a VMM of 64 threads", CASE(FALLBACK, 1, 512, .idle = 63));
+	back("512 MiB, naive helper, a VMM of 64 threads", CASE(NAIVE, 0, 512, .idle = 63));
+	back("512 MiB, 2 threads, a VMM of 64 threads", CASE(RAM, 2, 512, .idle = 63));
+	back("512 MiB, without ram, every CPU busy", CASE(HELPER, 1, 512, .how = BUSY));
+	back("512 MiB, 2 threads, every CPU busy", CASE(RAM, 2, 512, .how = BUSY));
+	back("4 GiB, 1 thread", CASE(RAM, 1, 4096));
+	back("4 GiB, 2 threads", ram);
+	back("1 GiB, 8 threads", CASE(RAM, 8, 1024));
+	back("1 GiB, 64 threads", CASE(RAM, 64, 1024));
+	back("2 MiB pages, 4 GiB, 1 thread", CASE(RAM, 1, 4096, .memory = HUGE_PAGES));
+	back("2 MiB pages, 4 GiB, 2 threads", CASE(RAM, 2, 4096, .memory = HUGE_PAGES));
+	back("2 MiB pages, 4 GiB, 64 threads", CASE(RAM, 64, 4096, .memory = HUGE_PAGES));
+	back("2 MiB pages, 4 GiB, 2 threads, every CPU busy", CASE(RAM, 2, 4096, .memory = HUGE_PAGES, .how = BUSY));
+	back("shared (memfd), 1 GiB, 1 thread", CASE(RAM, 1, 1024, .memory = SHARED));
+	back("shared (memfd), 1 GiB, 2 threads", CASE(RAM, 2, 1024, .memory = SHARED));
+	back("shared (memfd), 1 GiB, 64 threads", CASE(RAM, 64, 1024, .memory = SHARED));
+	/* A plain exit takes a millisecond or two, so this is what the helper costs. */
+	back("hugetlb, 2 GiB, 1 thread", CASE(RAM, 1, HUGETLB_MIB, .memory = HUGETLB));
+	back("hugetlb, 2 GiB, 2 threads", CASE(RAM, 2, HUGETLB_MIB, .memory = HUGETLB));
+	back("hugetlb, 2 GiB, 64 threads", CASE(RAM, 64, HUGETLB_MIB, .memory = HUGETLB));
 	ratio("two kept memfds of 512 MiB, 2 threads / 1 thread", CASE(RAM, 2, 1024, .memory = IN_FILES), BACK,
-		CASE(RAM, 1, 1024, .memory = IN_FILES), BACK, .65);
+		CASE(RAM, 1, 1024, .memory = IN_FILES), BACK);
+
+	section("Memory of 512 MiB freed, under a CPU quota of 5 % / plain");
+	ratio("without ram", CASE(HELPER, 1, 512, .how = QUOTA), FREED, quota, BACK);
+	ratio("1 thread", CASE(RAM, 1, 512, .how = QUOTA), FREED, quota, BACK);
+	ratio("2 threads", CASE(RAM, 2, 512, .how = QUOTA), FREED, quota, BACK);
+	ratio("2 threads, until the helper's end", CASE(RAM, 2, 512, .how = QUOTA), BACK, quota, BACK);
 }
 
 /* What is in no ratio: for the plot and the tables. */
@@ -941,17 +1100,16 @@ static void more_cases(void)
 		const int helpers = variant == PLAIN || variant == NAIVE ? 0 : variant == RAM ? 2 : 1;
 
 		get(CASE(variant, helpers, 512, .idle = 3));
-		get(CASE(variant, helpers, 512, .busy = 1));
+		get(CASE(variant, helpers, 512, .how = BUSY));
 		if (variant <= RAM)
 			get(CASE(variant, helpers, 1024, .memory = HUGE_PAGES));
 		else
 			get(CASE(variant, helpers, 1024));
 	}
 	get(CASE(RAM, 2, 8192));
-	get(CASE(RAM, 2, 0, .busy = 1));
+	get(CASE(RAM, 2, 0, .how = BUSY));
 	get(CASE(NAIVE, 0, 0));
 	get(CASE(NAIVE, 0, 4096));
-	get(CASE(UNMAP, 0, 1024));
 }
 
 static void start_figures(int runs)
@@ -968,9 +1126,9 @@ static void start_figures(int runs)
 			us[j][i] = start_us(how[j].descriptors, how[j].keep);
 	few = median(us[0], i);
 	printf("\nStart, with 3 descriptors: %.0f us; with 10000: %.0f us\n", few, median(us[1], i));
-	figure("10000 descriptors / 3", median(us[1], i) / few, 1.2);
-	figure("10000, four of the first kept / 3", median(us[2], i) / few, 1.2);
-	figure("10000, the last four kept / 3", median(us[3], i) / few, 0);
+	figure("10000 descriptors / 3", median(us[1], i) / few);
+	figure("10000, four of the first kept / 3", median(us[2], i) / few);
+	figure("10000, the last four kept / 3", median(us[3], i) / few);
 }
 
 static void counts(int rounds)
@@ -1005,7 +1163,7 @@ static void counts(int rounds)
 
 int main(int argc, char **argv)
 {
-	const char *csv = "bench.csv", *svg = "bench.svg";
+	const char *csv = "bench.csv", *svg = "bench.svg", *saved = NULL;
 	double stolen[2], total[2], spread, worst = 0;
 	const struct bench_case *c;
 	long room = free_mib(), mib;
@@ -1014,11 +1172,12 @@ int main(int argc, char **argv)
 	struct utsname u;
 	char machine[256];
 
-	while ((opt = getopt(argc, argv, "r:m:o:s:")) != -1) {
+	while ((opt = getopt(argc, argv, "r:m:o:p:s:")) != -1) {
 		switch (opt) {
 		case 'r': rounds = atoi(optarg); break;
 		case 'm': largest = atol(optarg); break;
 		case 'o': csv = optarg; break;
+		case 'p': saved = optarg; break;
 		case 's': svg = optarg; break;
 		default: fputs(usage, stderr); return 2;
 		}
@@ -1026,6 +1185,13 @@ int main(int argc, char **argv)
 	if (optind < argc || rounds < 1 || rounds > MAX_ROUNDS || largest < 0) {
 		fputs(usage, stderr);
 		return 2;
+	}
+	if (saved) {
+		rounds = load(saved, machine, sizeof(machine));
+		table();
+		plot(svg, rounds, machine);
+		figures();
+		return 0;
 	}
 	if (!largest)
 		largest = room / 10 * 9;
@@ -1054,6 +1220,11 @@ int main(int argc, char **argv)
 	printf("%s\n", machine);
 	if (largest < HUGETLB_MIB || largest + HUGETLB_MIB > room / 10 * 9 || !enlarge_pool(HUGETLB_MIB / 2))
 		printf("no hugetlb: for want of root, or of memory\n");
+	have_quota = group_make();
+	if (!have_quota)
+		printf("no CPU quota: no control group with cpu.cfs_quota_us or cpu.max can be made\n");
+	else
+		rmdir(group);
 
 	adding = 1;
 	more_cases();
@@ -1074,7 +1245,7 @@ int main(int argc, char **argv)
 	for (i = 0; i < ncases; i++) {
 		c = &cases[i];
 		spread = (quantile(c->ms[BACK], c->n, .75) - quantile(c->ms[BACK], c->n, .25)) / median_of(c, BACK);
-		if (c->key.variant == PLAIN && c->key.memory == SMALL && c->key.mib >= 512 && !c->key.busy && spread > worst)
+		if (c->key.variant == PLAIN && c->key.memory == SMALL && c->key.mib >= 512 && !c->key.how && spread > worst)
 			worst = spread;
 	}
 	if (least_huge < 95)
