@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# shellcheck disable=SC2030,SC2031,SC2034,SC2154	# run.sh sources this, and has the rest
+# shellcheck disable=SC2030,SC2031,SC2086,SC2154	# run.sh sources this, and has the rest
 #
 # check.sh - the recipes, built and run as their readers would: section "recipes" of run.sh
 
@@ -13,6 +13,9 @@ compiled() {
 	shift
 	"$@" -Wall -Wextra -Werror -O2 -I. -o "$to" "$from" || echo "$1 fails"
 }
+
+# loads_libraries PROGRAM: it is linked dynamically
+loads_libraries() { LC_ALL=C grep -q '/lib[^/]*/ld-[^/]*\.so' "$1"; }
 
 # vmm_start COMMAND...: sets vmm, helper and dir.  What holds 3, 4 or 5 open holds back
 # $dir/first, last or later.  A line to 9 ends the VMM.
@@ -131,7 +134,6 @@ section_recipes() {
 		if ! have "${compiler%% *}"; then skip_tool "$name" "no ${compiler%% *}"; continue; fi
 		report "$name" "$(
 			exec 2>&1
-			# shellcheck disable=SC2086
 			compiled carrier $compiler
 			signs carrier "$tmp/recipes/carrier"
 			vmm_start "$tmp/recipes/carrier" 5 || exit
@@ -143,8 +145,8 @@ section_recipes() {
 
 	report 'recipe: supervisor.c: the next VM starts after the first sign; the last one is logged' "$(
 		exec 2>&1
-		compiled carrier "$CC"
-		compiled supervisor "$CC"
+		compiled carrier $CC
+		compiled supervisor $CC
 		dir=$tmp/recipes/run
 		rm -rf "$dir" && mkdir -p "$dir" && mkfifo "$dir/hold"
 		: >"$dir/said"
@@ -173,30 +175,32 @@ section_recipes() {
 	)"
 
 	name='recipe: preload.c: a VMM that knows nothing of it'
-	report "$name" "$(
-		exec 2>&1
-		mkdir -p "$tmp/recipes"
-		printf '#include <unistd.h>\nint main(void) { return pause(); }\n' >"$tmp/recipes/unaware.c"
-		$CC -o "$tmp/recipes/unaware" "$tmp/recipes/unaware.c" || echo "$CC fails"
-		compiled preload "$CC" -shared -fPIC
-		ATD_FOR=unaware LD_PRELOAD=$tmp/recipes/preload "$tmp/recipes/unaware" >"$tmp/out" 2>&1 &
-		vmm=$!
-		# shellcheck disable=SC2317	# until_ok calls it
-		preloaded() { helper=$(grep -lsx "cleanup/$vmm" /proc/[0-9]*/comm | tr -dc '0-9\n'); [ "$helper" ]; }
-		deadline=10	# seconds: where LD_PRELOAD does nothing, none comes
-		until_ok preloaded || echo 'no helper'
-		[ "$(echo "$helper" | wc -l)" = 1 ] || echo "helpers: $helper"
-		ram_kib=0 dir=$tmp
-		lives_on unaware KILL
-		echo "$the_end"
-	)"
+	mkdir -p "$tmp/recipes"
+	printf '#include <unistd.h>\nint main(void) { return write(1, "runs\\n", 5) < 0 || pause(); }\n' >"$tmp/recipes/unaware.c"
+	if ! $CC -o "$tmp/recipes/unaware" "$tmp/recipes/unaware.c" || ! loads_libraries "$tmp/recipes/unaware"; then
+		skip "$name" "$CC links statically: such a program ignores LD_PRELOAD"
+	else
+		report "$name" "$(
+			exec 2>&1
+			compiled preload $CC -shared -fPIC
+			: >"$tmp/out"
+			ATD_FOR=unaware LD_PRELOAD=$tmp/recipes/preload "$tmp/recipes/unaware" >"$tmp/out" 2>&1 &
+			vmm=$!
+			until_ok grep -q runs "$tmp/out"	# the constructor has returned
+			helper=$(grep -lsx "cleanup/$vmm" /proc/[0-9]*/comm | tr -dc '0-9\n')
+			[ "$(echo "$helper" | grep -c .)" = 1 ] || echo "helpers: $helper"
+			ram_kib=0 dir=$tmp
+			lives_on unaware KILL
+			echo "$the_end"
+		)"
+	fi
 
 	name='recipe: move-helper.sh: as vm.service calls it, for a VMM that has a helper late'
 	if ! have pgrep; then skip_tool "$name" 'no pgrep'
 	else
 		report "$name" "$(
 			exec 2>&1
-			compiled carrier "$CC"
+			compiled carrier $CC
 			root=$tmp/recipes/cgroup
 			rm -rf "$root" && mkdir -p "$root/teardown.slice"
 			command=$(sed -n "s/^ExecStartPost=-+\/bin\/sh -c '\(.*\)'$/\1/p" test/recipes/vm.service |
@@ -264,14 +268,14 @@ section_recipes() {
 		name="recipe: rust: $how: the signs; an orderly end leaves the RAM alone"
 		target=$host
 		[ $how != musl ] || target=${host%-gnu}-musl
-		if ! have cargo || [ ! "$host" ]; then skip "$name" 'no rustc, or no cargo'
+		if ! have cargo || ! have cc || [ ! "$host" ]; then skip "$name" 'no rustc, cargo or cc'
 		elif [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
 			skip "$name" "rustc has no standard library for $target"
 		else
 			report "$name" "$(
 				exec 2>&1
 				rm -rf "$tmp/recipes/rust" && mkdir -p "$tmp/recipes" && cp -R test/recipes/rust "$tmp/recipes"
-				export CARGO_TARGET_DIR="$tmp/recipes/target" ATD_INCLUDE="$PWD" CC
+				export CARGO_TARGET_DIR="$tmp/recipes/target" ATD_INCLUDE="$PWD" CC="${CC%% *}"
 				case $how in dynamic) RUSTFLAGS= ;; *) RUSTFLAGS='-C target-feature=+crt-static' ;; esac
 				export RUSTFLAGS
 				(cd "$tmp/recipes/rust" && cargo build -q --offline --target "$target") || echo 'cargo fails'
