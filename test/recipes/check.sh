@@ -267,6 +267,23 @@ section_recipes() {
 		echo "$the_end"
 	)"
 
+	report 'recipe: kvmtool.patch: what it adds compiles' "$(
+		exec 2>&1
+		added=$(sed -n 's/^+\([^+]\)/\1/p' test/recipes/kvmtool.patch)
+		[ "$(echo "$added" | wc -l)" = 9 ] || echo "not 9 lines: $added"
+		{
+			printf '#include <stdio.h>\n#include <string.h>\n#define pr_warning(...) printf(__VA_ARGS__)\n'
+			printf 'struct kvm { void *ram_start; unsigned long long ram_size; };\n'
+			echo "$added" | sed '/^\t/d'
+			echo 'int added(struct kvm *kvm);'
+			echo 'int added(struct kvm *kvm) { int ret;'
+			echo "$added" | sed '/^\t/!d'
+			echo 'return ret; }'
+		} >"$tmp/recipes/kvmtool.c"
+		$CC -Wall -Werror -I. -c -o "$tmp/recipes/kvmtool.o" "$tmp/recipes/kvmtool.c" || echo "$CC fails"
+		echo "$the_end"
+	)"
+
 	host=$(rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 	for how in $(rusts); do
 		name="recipe: rust: $how: the signs; an orderly end leaves the RAM alone"
@@ -289,4 +306,4 @@ section_recipes() {
 		fi
 	done
 }
-count_recipes() { echo $(($(carriers | wc -l) + $(rusts | wc -l) + 5)) 20; }
+count_recipes() { echo $(($(carriers | wc -l) + $(rusts | wc -l) + 6)) 20; }
