@@ -1,11 +1,13 @@
 /*
- * carrier - a VMM that gives both signs, and keeps descriptors that it comes to have later
+ * carrier - a VMM that gives both signs, and keeps what it opens after async_teardown_start
  *
  *	carrier [FD...] 3>FIRST 4>LAST
  *
- * The supervisor gives it the writing ends of two pipes, as 3 and 4; see supervisor.c.  What
- * the VMM comes to have after async_teardown_start, such as hot-plugged memory, goes into a
- * socket that is kept and never read: what is in flight there is open.
+ * The supervisor gives it the writing ends of two pipes, as 3 and 4; see supervisor.c.
+ * Descriptors of later, such as those of hot-plugged memory, go into a socket that is kept and
+ * never read: what is in flight there is open.  278 messages of one descriptor fit into it here,
+ * and one message may have 253 (unix(7)).  They count against the uid's RLIMIT_NOFILE, over all
+ * its VMs.  One thread closes all that is in a socket.
  */
 #define _GNU_SOURCE
 #define ASYNC_TEARDOWN_IMPLEMENTATION

@@ -7,7 +7,7 @@
  * ATD_FOR is the VMM's name in /proc/PID/comm, at most 15 characters.  "pgrep -x
  * cleanup/PID" shows whether it works.  A constructor knows of no RAM, so nothing is released
  * early.  It runs before a program daemonizes, and the daemon then has no helper.  Static and
- * setuid programs ignore LD_PRELOAD, and so does SELinux without noatsecure.
+ * setuid programs ignore LD_PRELOAD; so does one that SELinux starts without noatsecure.
  */
 #include <stdlib.h>
 #include <string.h>
