@@ -73,23 +73,23 @@ static int start_helper(void *ram, size_t size, int with_ram, int first, int las
 	return helper;
 }
 
-static void fill(char *block, long mib, double seconds)
+static void fill(char *block, long mib, double seconds, int draws)
 {
-	const char *const bar = "########################################";
 	const double start = now_ms();
-	const int tty = isatty(2);
-	long i, end = mib;
+	double part = 0;	/* of the memory or of the time, what is nearer to its end */
+	long i, drawn = 0;
 
-	for (i = 1; i <= end; i++) {
-		memset(block + ((size_t)(i - 1) << 20), 0x5a, 1 << 20);
-		if (seconds > 0 && now_ms() - start > seconds * 1e3)
-			end = i;
-		if (tty && (i % 64 == 0 || i == end))
-			fprintf(stderr, "\rfilling memory [%-40.*s] %ld MiB", (int)(40 * i / mib), bar, i);
+	for (i = 0; i < mib && part < 1; i++) {
+		memset(block + ((size_t)i << 20), 0x5a, 1 << 20);
+		part = (double)(i + 1) / (double)mib;
+		if (seconds > 0 && now_ms() - start > part * seconds * 1e3)
+			part = (now_ms() - start) / seconds / 1e3;
+		for (; draws && drawn < 40 && drawn < (long)(40 * part); fflush(stdout), drawn++)
+			putchar('#');
 	}
-	if (tty)
-		fprintf(stderr, "\r%70s\r", "");
-	*filled = end;
+	if (draws)
+		printf(" %ld MiB\n", i);
+	*filled = i;
 }
 
 /* What the process holds for the supervisor to watch. */
@@ -112,13 +112,13 @@ static void child(const struct options *o, const struct held *held, FILE *report
 		fprintf(stderr, "demo: cannot allocate %ld MiB: %s\n", o->mib, strerror(errno));
 		exit(1);
 	}
-	fill(ram, o->mib, o->seconds);
+	fill(ram, o->mib, o->seconds, held != NULL);
 	if (!o->plain)
 		helper = start_helper(ram, size, o->ram, held && o->ram ? held->first.there : -1,
 			held && o->ram ? held->last.there : -1);
 
 	fprintf(report, "vmm=%d helper=%d\n", (int)getpid(), helper);
-	fflush(report);
+	fflush(NULL);
 	while (getchar() != '\n' && !feof(stdin))
 		;
 	if (!strcmp(o->end, "abort"))
@@ -226,8 +226,9 @@ static int compare(struct options o)
 	struct way *w;
 
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	printf("Three times, filling up to %ld MiB%s:\n\n", o.mib, o.seconds > 0 ? ", 10 seconds at most" : "");
 	for (w = ways; w < ways + WAYS; w++) {
-		printf("%s: filling %ld MiB%s ...\n", w->name, o.mib, o.seconds > 0 ? " or what 10 seconds are enough for" : "");
+		printf("  %-24s  ", w->name);
 		held = measure(w, o);
 		if (!held)
 			return 1;
@@ -245,11 +246,10 @@ static int compare(struct options o)
 		row("", held, w->free, longest);
 		row("", "memory back", w->back, longest);
 	}
-	printf("\n* The end of file on the pipe that the helper keeps first: the supervisor can start\n"
-		"  the next VM, if there is room for both.\n");
-	printf("The %s\n", held[0] == 's' ? "socket was polled by an io_uring of the process.  The kernel closes "
-		"what is in one\nsome milliseconds late, however the process ends." :
-		"lock was on a file that the process had mapped.");
+	printf("\n* The helper has closed a pipe: the supervisor can start the next VM, if there is memory for both.\n"
+		"%s\n", held[0] == 's' ?
+		"The socket was in an io_uring.  With or without a helper, the kernel closes that a little later." :
+		"The lock was on a file that the process had mapped.");
 	return 0;
 }
 

@@ -2,7 +2,7 @@
  * scenarios - the ways that a VMM and its helper live and die, a test each
  *
  *	scenarios [NAME=VALUE...] [TEST...]	these, or all
- *	scenarios -n			say how many there are
+ *	scenarios -l			list them
  *	scenarios --refused ERRNO	see refused()
  *
  * Prints "ok - NAME: ..." or "not ok - ..." a line, with "# SKIP why" where
@@ -203,7 +203,7 @@ static int refused(int error)
 int main(int argc, char **argv)
 {
 	const struct test *const *topic, *test;
-	int a, st, names, listed = 0, failed = 0;
+	int a, st, names, failed = 0;
 	pid_t parent, runner;
 
 	if (argc > 1 && !strcmp(argv[1], "--pause"))
@@ -213,11 +213,11 @@ int main(int argc, char **argv)
 		return lasting(argv[2]);
 	if (argc > 2 && !strcmp(argv[1], "--refused"))
 		return refused(atoi(argv[2]));
-	if (argc > 1 && !strcmp(argv[1], "-n")) {
+	if (argc > 1 && !strcmp(argv[1], "-l")) {
 		for (topic = topics; *topic; topic++)
 			for (test = *topic; test->name; test++)
-				listed += applies(test);
-		printf("%d\n", listed);
+				if (applies(test))
+					puts(test->name);
 		return 0;
 	}
 	names = argc - 1;
