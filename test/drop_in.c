@@ -6,6 +6,8 @@
  *   UAPI    after the kernel's headers
  *   STATIC  with ASYNC_TEARDOWN_STATIC
  *   API     with an ASYNC_TEARDOWN_API of its own
+ *   WORDS   after macros that are called as attributes are
+ *   PACK    after a #pragma pack that somebody has left over
  *   EXPECT  the error that every call has to give
  *   PART=1  only the implementation, PART=2 only the user of it; default both
  */
@@ -58,6 +60,28 @@
 #include <linux/time_types.h>
 #endif
 #endif
+#endif
+
+#ifdef WORDS
+#if !defined(__cplusplus)
+#include <stdnoreturn.h>
+#else
+#define noreturn __attribute__((noreturn))
+#endif
+#define aligned(n) __attribute__((aligned(n)))
+#define hidden __attribute__((visibility("hidden")))
+#define noinline __attribute__((noinline))
+#define no_instrument_function __attribute__((no_instrument_function))
+#define optimize 1
+#define section(s) __attribute__((section(s)))
+#define unused __attribute__((unused))
+#define used __attribute__((used))
+#define visibility(v) __attribute__((visibility(v)))
+#define warn_unused_result __attribute__((warn_unused_result))
+#endif
+
+#ifdef PACK
+#pragma pack(1)
 #endif
 
 #if !defined(PART) || PART == 1
@@ -113,7 +137,8 @@ static int told(void)
 	if (!ram)
 		return 0;
 	ram += PAGE - TO_NUMBER(ram) % PAGE;
-	async_teardown_threads(3);
+	if (async_teardown_threads(3) > 3 || async_teardown_threads(3) == 0)
+		return 0;
 	return async_teardown_ram(ram, RAM) == SUCCESS &&
 		async_teardown_ram(ram, 0) == SUCCESS &&
 		async_teardown_ram(ram, RAM) == SUCCESS &&
