@@ -8,7 +8,7 @@ demo_start() {
 	rm -f "$tmp/said" "$tmp/hold"
 	mkfifo "$tmp/hold"
 	: >"$tmp/said"
-	"$BUILD/demo" -c -m 128 "$@" <"$tmp/hold" >"$tmp/said" 2>"$tmp/err" &
+	exec "$BUILD/demo" -c -m 128 ${1+"$@"} <"$tmp/hold" >"$tmp/said" 2>"$tmp/err" &
 	vmm=$!
 	exec 9>"$tmp/hold"
 	started
@@ -23,6 +23,7 @@ demo_ends() {
 	until_ok is_gone $vmm || { echo 'the VMM stays'; send KILL $vmm demo; }
 	wait $vmm 2>/dev/null
 	got=$?
+	[ $got -lt 256 ] || got=$((got % 128 + 128))	# yash adds 384 to a signal
 	exec 9>&-
 	[ $got -eq "$2" ] || echo "status $got, not $2"
 	is_in "$helper" T || echo 'the helper has not outlived it'
@@ -53,7 +54,7 @@ section_demo() {
 	report 'demo: a reader of its stdout sees the end while the helper lives' "$(
 		: >"$tmp/said"
 		{ cat >"$tmp/said"; : >"$tmp/eof"; } <"$tmp/pipe" &
-		"$BUILD/demo" -c -m 16 <"$tmp/hold" >"$tmp/pipe" 2>"$tmp/err" &
+		exec "$BUILD/demo" -c -m 16 <"$tmp/hold" >"$tmp/pipe" 2>"$tmp/err" &
 		vmm=$!
 		exec 9>"$tmp/hold"
 		started || exit
