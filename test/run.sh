@@ -195,7 +195,7 @@ traced() {
 	sed -n "s/^$helper  *//p" "$tmp/trace" | grep -v '^+++\|^<\.\.\.\|^---' |
 		sed 's/^prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, [^N].*/filter/; s/(.*//' >"$tmp/calls"
 	[ -s "$tmp/calls" ] || echo 'nothing traced'
-	sed '/^filter$/q' "$tmp/calls" | grep -vx 'rt_sigprocmask\|prctl\|prlimit64\|setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|pidfd_open\|rt_sigtimedwait\|kill\|munmap\|madvise\|timer_create\|timer_settime\|capget\|read\|capset\|pipe2\|clone\|ppoll\|getppid\|filter'
+	sed '/^filter$/q' "$tmp/calls" | grep -vx 'rt_sigprocmask\|prctl\|prlimit64\|setsid\|close_range\|unshare\|openat\|getdents64\|close\|chdir\|pidfd_open\|rt_sigtimedwait\|kill\|munmap\|madvise\|mlock\|timer_create\|timer_settime\|capget\|read\|capset\|pipe2\|clone\|ppoll\|getppid\|filter'
 	got=$(sed '/^filter$/,$!d' "$tmp/calls" | sed '1,/^getppid$/d' | uniq | tr '\n' ' ')
 	echo "$got" | grep -qx "$want" || echo "after its filter: $got"
 	# The one that clones it is a thread, which has no area for restartable sequences.
