@@ -70,12 +70,12 @@
 #endif
 #define aligned(n) __attribute__((aligned(n)))
 #define hidden __attribute__((visibility("hidden")))
-#define noinline __attribute__((noinline))
 #define no_instrument_function __attribute__((no_instrument_function))
+#define noclone __attribute__((noclone))
+#define noinline __attribute__((noinline))
 #define optimize 1
 #define section(s) __attribute__((section(s)))
 #define unused __attribute__((unused))
-#define used __attribute__((used))
 #define visibility(v) __attribute__((visibility(v)))
 #define warn_unused_result __attribute__((warn_unused_result))
 #endif
