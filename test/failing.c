@@ -232,7 +232,6 @@ static const char *signals_wait(void)
 #include <linux/fuse.h>
 
 static int fuse = -1;
-static const char slow_file[] = "/dev/fuse";	/* mounted there, where only the test sees it */
 
 static void fuse_reply(uint64_t unique, const void *data, size_t size)
 {
@@ -275,10 +274,27 @@ static void *serve(void *arg)
 	return NULL;
 }
 
+/* At mounted_file. */
+static const char *mount_slow_file(void)
+{
+	char options[128];
+	pthread_t t;
+
+	TRY(private_mounts());	/* before /dev/fuse is opened: it has to be by who mounts */
+	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
+		return cannot_open("/dev/fuse");
+	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=%d,group_id=%d",
+		fuse, (int)geteuid(), (int)getegid());
+	if (mount("atd", mounted_file, "fuse", 0, options))
+		SKIP(MAY_NOT_MOUNT);
+	CHECK(!pthread_create(&t, NULL, serve, NULL));
+	return NULL;
+}
+
 /* /dev/fuse is left to the judge alone: with it ends all waiting for an answer. */
 static void open_slow_file(void)
 {
-	MUST(!close(fuse) && open(slow_file, O_RDONLY) >= 0);
+	MUST(!close(fuse) && open(mounted_file, O_RDONLY) >= 0);
 }
 
 static void start_with_slow_file(void)
@@ -312,36 +328,11 @@ static void start_with_slow_file_when_told(void)
 	MUST(!pthread_create(&t, NULL, start_slowly, NULL));
 }
 
-static pid_t child_of(pid_t pid)
-{
-	struct dirent *e;
-	pid_t child = 0;
-	DIR *d = opendir("/proc");
-
-	while (d && !child && (e = readdir(d)))
-		if (atoi(e->d_name) && atoi(status(atoi(e->d_name), "PPid")) == pid)
-			child = atoi(e->d_name);
-	if (d)
-		closedir(d);
-	return child;
-}
-
 static const char *slow_flush(void)
 {
-	char options[128];
-	pthread_t t;
 	pid_t helper;
 
-	if (geteuid())
-		SKIP("needs root, to mount");
-	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
-		SKIP("no /dev/fuse");
-	if (!private_mounts())
-		SKIP("may not mount");
-	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=0,group_id=0", fuse);
-	if (mount("atd", slow_file, "fuse", 0, options))
-		SKIP("cannot mount a FUSE");
-	CHECK(!pthread_create(&t, NULL, serve, NULL));
+	TRY(mount_slow_file());
 	TRY(spawn(start_with_slow_file));
 	CHECK(sh->entered);
 	CHECK_INT(sh->second, ==, -ETIMEDOUT);

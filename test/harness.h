@@ -111,6 +111,9 @@ static char *broken(const char *file, int line, const char *what, const long *a,
 } while (0)
 #define TRY(c) do { const char *r_ = (c); if (r_) return r_; } while (0)
 #define SKIP(why) return "SKIP " why
+/* The same reason in the same words: run.sh tells each one once. */
+#define NO_HEADERS "compiled without the kernel's headers: add -idirafter /usr/include, and its directory for the machine"
+#define NO_LINUX_5_16 "needs Linux 5.16; the rest was tried"
 
 static double now(void)
 {

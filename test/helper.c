@@ -98,7 +98,7 @@ static void start_with_fake_proc(void)
 
 	for (i = 0; i < 100; i++)
 		MUST_INT(dup(0), >=, 0);
-	MUST(!chdir(tmpfs) && !mkdir("proc", 0755) && !mkdir("proc/self", 0755) &&
+	MUST(!chdir(mounted) && !mkdir("proc", 0755) && !mkdir("proc/self", 0755) &&
 		!mkdir("proc/self/fd", 0755) && !chroot("."));
 	start();
 	MUST(!rmdir("proc/self/fd") && !rmdir("proc/self") && !rmdir("proc"));

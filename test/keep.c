@@ -15,7 +15,7 @@ static long used_mib(void)
 {
 	struct statfs s;
 
-	return statfs(tmpfs, &s) ? -1 : (long)((uint64_t)(s.f_blocks - s.f_bfree) * (uint64_t)s.f_bsize >> 20);
+	return statfs(mounted, &s) ? -1 : (long)((uint64_t)(s.f_blocks - s.f_bfree) * (uint64_t)s.f_bsize >> 20);
 }
 
 static int make_file(int n)
@@ -24,7 +24,7 @@ static int make_file(int n)
 	char path[64];
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/XXXXXX", tmpfs);
+	snprintf(path, sizeof(path), "%s/XXXXXX", mounted);
 	MUST((fd = mkstemp(path)) >= 0 && !unlink(path));
 	memset(block, 1, sizeof(block));
 	while (n-- > 0)
@@ -249,7 +249,7 @@ static void start_with_slow_kept(void)
 	make_held_ram(0);
 	fds[n++] = gates[0][1];
 	while (n <= slow)
-		MUST_INT((fds[n++] = open(slow_file, O_RDONLY)), >=, 0);
+		MUST_INT((fds[n++] = open(mounted_file, O_RDONLY)), >=, 0);
 	fds[n++] = gates[1][1];
 	fds[n++] = gates[2][1];
 	MUST_INT(async_teardown_keep(fds, n), ==, 0);
@@ -263,17 +263,10 @@ static void start_with_slow_kept(void)
 /* A close that waits for a server holds one thread up, and what is given last. */
 static const char *slow_close(void)
 {
-	char options[128];
-	pthread_t server;
 	pid_t helper;
 	int n, uffd[2];
 
-	if (geteuid() || (fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
-		SKIP("needs root and /dev/fuse");
-	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=0,group_id=0", fuse);
-	if (!private_mounts() || mount("atd", slow_file, "fuse", 0, options))
-		SKIP("cannot mount a FUSE");
-	CHECK(!pthread_create(&server, NULL, serve, NULL));
+	TRY(mount_slow_file());
 	for (chosen = 0; chosen < 2; chosen++)
 		for (slow = 1; slow <= 2; slow++) {
 			TRY(spawn_held(start_with_slow_kept, uffd));
@@ -294,7 +287,7 @@ static const char *slow_close(void)
 			CHECK_INT(in_call(helper, __NR_close), ==, slow < n ? slow : n);
 			/* The server answers, or at last is no more. */
 			if (chosen && slow == 2)
-				umount2(slow_file, MNT_FORCE);
+				umount2(mounted_file, MNT_FORCE);
 			else
 				sh->go = 1;
 			CHECK(UNTIL(deadline, shut(2)));

@@ -17,33 +17,63 @@ static void become_nobody(void)
 		!setresuid(NOBODY, NOBODY, NOBODY));
 }
 
-/* What is mounted from now on only the test sees, and it goes with it. */
-static int private_mounts(void)
+/* What is missing, or may not be used: errno says which. */
+static const char *cannot_open(const char *path)
 {
-	return !unshare(CLONE_NEWNS) && !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+	static char reason[128];
+
+	snprintf(reason, sizeof(reason), "SKIP cannot open %s: %s", path, strerror(errno));
+	return reason;
 }
 
-static const char tmpfs[] = "/tmp";	/* mounted there, where only the test sees it */
-
-static const char *mount_tmpfs(void)
+static int write_text(const char *path, const char *text)
 {
-	if (geteuid() || !private_mounts() || mount("atd", tmpfs, "tmpfs", 0, "size=1g"))
-		SKIP("may not mount");
-	return NULL;
+	int fd = open(path, O_WRONLY | O_CLOEXEC), ok;
+
+	if (fd < 0)
+		return 0;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
 }
 
 /* Writes to a file of the test's control group. */
 static int put(const char *file, const char *text)
 {
 	char path[192];
-	int fd, ok;
 
 	snprintf(path, sizeof(path), "%s/%s", sh->cgroup, file);
-	if ((fd = open(path, O_WRONLY | O_CLOEXEC)) < 0)
-		return 0;
-	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok;
+	return write_text(path, text);
+}
+
+/*
+ * What is mounted there only the test sees, and it goes with it.  In a chroot, / need not be
+ * a mount point, but /proc is one.  Who may not mount gets a user namespace to do it in.
+ */
+static const char mounted[] = "/proc/tty", mounted_file[] = "/proc/uptime";
+#define MAY_NOT_MOUNT "may not mount: needs root (in a container, CAP_SYS_ADMIN), or a user namespace"
+
+static const char *private_mounts(void)
+{
+	char uid[32], gid[32];
+
+	snprintf(uid, sizeof(uid), "%d %d 1", (int)geteuid(), (int)geteuid());
+	snprintf(gid, sizeof(gid), "%d %d 1", (int)getegid(), (int)getegid());
+	if (unshare(CLONE_NEWNS) && (unshare(CLONE_NEWUSER | CLONE_NEWNS) ||
+	    !write_text("/proc/self/uid_map", uid) || !write_text("/proc/self/setgroups", "deny") ||
+	    !write_text("/proc/self/gid_map", gid)))
+		SKIP(MAY_NOT_MOUNT);
+	if (mount(NULL, "/proc", NULL, MS_PRIVATE, NULL))
+		SKIP(MAY_NOT_MOUNT);
+	return NULL;
+}
+
+static const char *mount_tmpfs(void)
+{
+	TRY(private_mounts());
+	if (mount("atd", mounted, "tmpfs", 0, "size=1g"))
+		SKIP(MAY_NOT_MOUNT);
+	return NULL;
 }
 
 static int join(pid_t pid)
@@ -221,9 +251,7 @@ static int has_ended(int sock)
 /* KVM has a directory PID-FD for each guest in debugfs, which this mounts if it can. */
 static __attribute__((unused)) int guests_are_seen(void)
 {
-	if (access("/sys/kernel/debug/kvm", X_OK) && private_mounts())
-		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
-	return !access("/sys/kernel/debug/kvm", X_OK);
+	return !geteuid() && !private_mounts() && !mount("atd", mounted, "debugfs", 0, NULL);
 }
 
 static __attribute__((unused)) int guest_exists(void)
@@ -232,10 +260,24 @@ static __attribute__((unused)) int guest_exists(void)
 	glob_t g;
 	int found;
 
-	snprintf(pattern, sizeof(pattern), "/sys/kernel/debug/kvm/%d-*", vmm);
+	snprintf(pattern, sizeof(pattern), "%s/kvm/%d-*", mounted, vmm);
 	found = glob(pattern, 0, NULL, &g) == 0;
 	globfree(&g);
 	return found;
+}
+
+static pid_t child_of(pid_t pid)
+{
+	struct dirent *e;
+	pid_t child = 0;
+	DIR *d = opendir("/proc");
+
+	while (d && !child && (e = readdir(d)))
+		if (atoi(e->d_name) && atoi(status(atoi(e->d_name), "PPid")) == pid)
+			child = atoi(e->d_name);
+	if (d)
+		closedir(d);
+	return child;
 }
 
 /* How many of its threads wait in this system call. */
