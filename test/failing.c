@@ -10,6 +10,7 @@
  * A new case: a VMM that calls fails_with(error), then killed_synchronously(); plus its line
  * in the table below.
  */
+#include <linux/fuse.h>
 #include <sys/ptrace.h>
 
 static void start_at_process_limit(void)
@@ -45,12 +46,15 @@ static void start_at_third_thread(void)
 
 static const char *limit_at_third_thread(void)
 {
+	int several;
+
 	TRY(spawn(start));
-	if (ASYNC_TEARDOWN_THREADS < 3 || !has_pidfd(sh->helper) || geteuid()) {
-		TRY(killed_asynchronously());
-		SKIP("needs root, a pidfd and three threads");
-	}
+	several = ASYNC_TEARDOWN_THREADS >= 3 && has_pidfd(sh->helper);
 	TRY(killed_asynchronously());
+	if (!several)
+		SKIP(NO_THREADS);
+	if (geteuid())		/* else other processes of this user count, too */
+		SKIP("needs root");
 	TRY(spawn(start_at_third_thread));
 	CHECK_INT(sh->result, ==, -EAGAIN);
 	return killed_synchronously();
@@ -82,7 +86,7 @@ static const char *pid_namespaces(void)
 	TRY(spawn(start));	/* a judge that may unshare itself later */
 	TRY(killed_asynchronously());
 	if (unshare(CLONE_NEWPID) && unshare(CLONE_NEWUSER | CLONE_NEWPID))
-		SKIP("no PID namespace can be made");
+		SKIP("no PID namespace: needs root (in a container, CAP_SYS_ADMIN), or a user namespace");
 	TRY(spawn(start_as_pid_1));
 	TRY(killed_synchronously());
 	return NULL;
@@ -119,7 +123,7 @@ static const char *hold_helper(pid_t *helper)
 	*helper = 0;
 	TRY(spawn(start_when_told));
 	if (ptrace(PTRACE_SEIZE, vmm, 0, options))
-		SKIP("may not trace");
+		SKIP(NO_TRACING);
 	sh->go = 1;
 	while (!*helper) {
 		CHECK(UNTIL(deadline, (pid = waitpid(-1, &st, WNOHANG | __WALL)) > 0));
@@ -227,9 +231,6 @@ static const char *signals_wait(void)
 	CHECK(reap(helper, &st) && WIFSTOPPED(st));
 	return killed_while_waiting(helper);
 }
-
-#if __has_include(<linux/fuse.h>)
-#include <linux/fuse.h>
 
 static int fuse = -1;
 
@@ -352,12 +353,6 @@ static const char *slow_flush(void)
 	CHECK(reap(vmm, NULL) && reap(helper, NULL) && mm_freed());
 	return NULL;
 }
-#else
-static const char *slow_flush(void)
-{
-	SKIP("needs linux/fuse.h");
-}
-#endif
 
 static void start_under_stale_lock(void)
 {
@@ -393,7 +388,7 @@ static const char *stop_held(void)
 	TRY(spawn(stop_twice_when_told));
 	if (ptrace(PTRACE_SEIZE, sh->helper, 0, PTRACE_O_TRACEEXIT)) {
 		TRY(killed_and_gone());
-		SKIP("may not trace");
+		SKIP(NO_TRACING);
 	}
 	sh->go = 1;
 	CHECK(reap(sh->helper, &st) && WIFSTOPPED(st));

@@ -29,7 +29,7 @@ static const char *seccomp_refuses(void)
 	TRY(spawn(start_where_clone_is_refused));
 	TRY(killed_synchronously());
 	if (before_5_16())
-		SKIP("where the filter kills the helper, this kernel kills the VMM; the rest was tried");
+		SKIP(OF_LINUX_5_16);
 	TRY(spawn(start_where_setsid_kills));
 	return killed_synchronously();
 }
@@ -60,7 +60,7 @@ static const char *seccomp_traps(void)
 	TRY(spawn(start_where_clone_traps));
 	TRY(killed_synchronously());
 	if (before_5_16())
-		SKIP("where the filter traps the helper, this kernel kills the VMM; the rest was tried");
+		SKIP(OF_LINUX_5_16);
 	TRY(spawn(start_where_setsid_traps));
 	return killed_synchronously();
 }
@@ -139,7 +139,7 @@ static void start_under_wrong_filter(void)
 static const char *filter_is_tried(void)
 {
 	if (before_5_16())
-		SKIP("this kernel kills the VMM then");
+		SKIP("needs Linux 5.16");
 	TRY(spawn(start_under_wrong_filter));
 	return killed_synchronously();
 }
@@ -390,7 +390,7 @@ static const char *policies_table(void)
 	}
 	CHECK_INT(failed, ==, 0);
 	if (skipped)
-		SKIP("the rows for root; all others were tried");
+		SKIP("needs root; the rest was tried");
 	return NULL;
 }
 
@@ -592,7 +592,7 @@ static const char *calls_to_the_end(pid_t helper)
 
 	if (ptrace(PTRACE_SEIZE, helper, 0, PTRACE_O_TRACESYSGOOD) || ptrace(PTRACE_INTERRUPT, helper, 0, 0)) {
 		TRY(killed_and_gone());
-		SKIP("may not trace");
+		SKIP(NO_TRACING);
 	}
 	CHECK(reap(helper, &st) && WIFSTOPPED(st));
 	CHECK(by_kill() && reap(vmm, NULL));

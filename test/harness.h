@@ -112,8 +112,13 @@ static char *broken(const char *file, int line, const char *what, const long *a,
 #define TRY(c) do { const char *r_ = (c); if (r_) return r_; } while (0)
 #define SKIP(why) return "SKIP " why
 /* The same reason in the same words: run.sh tells each one once. */
-#define NO_HEADERS "compiled without the kernel's headers: add -idirafter /usr/include, and its directory for the machine"
-#define NO_LINUX_5_16 "needs Linux 5.16; the rest was tried"
+#define OF_LINUX_5_16 "needs Linux 5.16; the rest was tried"
+#define NO_CGROUP "no control group: needs root, and a writable /sys/fs/cgroup that has its controller"
+#define NO_NETWORK "no TAP or veth: needs root (in a container, CAP_NET_ADMIN and /dev/net/tun); the rest was tried"
+#define NO_THREADS "needs three threads in the helper: Linux 5.3, and ASYNC_TEARDOWN_THREADS of 3 or more"
+#define NO_TRACING "may not trace: see kernel.yama.ptrace_scope; a container needs CAP_SYS_PTRACE"
+#define NO_URING "no io_uring: see kernel.io_uring_disabled, or a container's seccomp profile; the rest was tried"
+#define NO_USERFAULTFD "no userfaultfd: needs Linux 4.11, and a container a seccomp profile that allows it"
 
 static double now(void)
 {

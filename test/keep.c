@@ -204,7 +204,7 @@ static const char *signs(void)
 			close(uffd[0]);
 			close(uffd[1]);
 			TRY(killed_and_gone());
-			SKIP("no userfaultfd that holds the release up");
+			SKIP(NO_USERFAULTFD);
 		}
 		CHECK(!chosen || threads_of(helper) == 1);
 		CHECK(by_kill() && reap(vmm, NULL));
@@ -238,7 +238,6 @@ static const char *signs(void)
 	return NULL;
 }
 
-#if __has_include(<linux/fuse.h>)
 static int slow;		/* how many of the kept files have a server that does not answer */
 
 static void start_with_slow_kept(void)
@@ -298,12 +297,6 @@ static const char *slow_close(void)
 		}
 	return NULL;
 }
-#else
-static const char *slow_close(void)
-{
-	SKIP("needs linux/fuse.h");
-}
-#endif
 
 /* Where nothing is released early, no sign may say that it is. */
 static enum { NO_MUNMAP, NO_TIMER, IN_VFORK, LATE_KINDS } late;
@@ -362,15 +355,15 @@ static const char *kept_to_the_end(void)
 		close_gates();
 	}
 	if (none)
-		SKIP("no userfaultfd that holds the freeing up; the rest was tried");
+		SKIP(NO_USERFAULTFD "; the rest was tried");
 	return NULL;
 }
+
 /*
  * Reading the memory of a process, as monitors do in /proc/PID/smaps, keeps it from being torn
  * down when its last user leaves.  This reader stays in the midst of it: what it has read
  * goes to a page that only the judge can bring.
  */
-#ifdef UFFD_API
 static char *missing;
 
 static void *read_memory(void *arg)
@@ -415,8 +408,10 @@ static const char *read_meanwhile(void)
 
 	TRY(mount_tmpfs());
 	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd < 0 && geteuid())
+		SKIP("needs root");	/* to hold the kernel */
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		SKIP("no userfaultfd that holds the kernel");
+		SKIP(NO_USERFAULTFD);
 	for (shared_ram_is_told = 0; shared_ram_is_told < 2; shared_ram_is_told++) {
 		missing = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		CHECK(missing != MAP_FAILED);
@@ -448,12 +443,6 @@ static const char *read_meanwhile(void)
 	}
 	return NULL;
 }
-#else
-static const char *read_meanwhile(void)
-{
-	SKIP("needs linux/userfaultfd.h");
-}
-#endif
 
 static void keep_wrong(void)
 {
@@ -522,7 +511,7 @@ static const char *keeps_in_socket(void)
 	return NULL;
 }
 
-#if __has_include(<linux/kvm.h>) && __has_include(<asm/kvm.h>)
+#if __has_include(<asm/kvm.h>)
 #include <linux/kvm.h>
 
 /* linux/kvm.h may be older than Linux 6.18, which made these for guests of all kinds. */
@@ -572,7 +561,7 @@ static const char *guest_memfd(void)
 
 	memfd_kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (memfd_kvm < 0)
-		SKIP("no /dev/kvm; in \"keeps\" a file stands for it");
+		return cannot_open("/dev/kvm");
 	seen = guests_are_seen();
 	for (i = 0; i < 2; i++)
 		CHECK(!pipe(gates[i]));
@@ -582,7 +571,7 @@ static const char *guest_memfd(void)
 	helper = sh->helper;
 	if (sh->second) {
 		TRY(killed_and_gone());
-		SKIP("KVM has no guest_memfd here; in \"keeps\" a file stands for it");
+		SKIP("needs a KVM with guest_memfds for all guests, as of Linux 6.18");
 	}
 	CHECK(freeze(helper));
 	CHECK(by_kill() && reap(vmm, NULL));
@@ -593,13 +582,13 @@ static const char *guest_memfd(void)
 	CHECK(shut(0) && !guest_exists());	/* what was given before it is gone */
 	CHECK(gone(helper));
 	if (!seen)
-		SKIP("no debugfs in which to see KVM's guest; the order of the descriptors was tried");
+		SKIP("no debugfs: needs root (in a container, CAP_SYS_ADMIN); the rest was tried");
 	return NULL;
 }
 #else
 static const char *guest_memfd(void)
 {
-	SKIP("needs linux/kvm.h");
+	SKIP("no KVM for this architecture");
 }
 #endif
 

@@ -8,10 +8,8 @@
  * A new case: a VMM that has something under way, freeze(helper), by_kill(), and a look at
  * what goes on; plus its line in the table below.
  */
-#include "ring.h"
-
-#if __has_include(<linux/aio_abi.h>)
 #include <linux/aio_abi.h>
+#include "ring.h"
 
 enum { PLAIN, AIO, URING };
 static int pipes[3][2];
@@ -65,17 +63,11 @@ static const char *requests(void)
 	CHECK(!signal_one(helper, SIGCONT) && gone(helper));
 	CHECK(UNTIL(deadline, !is_read(AIO) && !is_read(URING)));
 	if (sh->second != (1 << AIO | 1 << URING))
-		SKIP("no native AIO, or no io_uring");
+		SKIP(NO_URING);
 	return NULL;
 }
-#else
-static const char *requests(void)
-{
-	SKIP("needs linux/aio_abi.h");
-}
-#endif
 
-#if defined(__x86_64__) && __has_include(<linux/kvm.h>)
+#ifdef __x86_64__
 #include <linux/kvm.h>
 
 enum { GUEST_MIB = 16 };
@@ -144,7 +136,7 @@ static const char *kvm(void)
 {
 	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm_fd < 0)
-		SKIP("no /dev/kvm");
+		return cannot_open("/dev/kvm");
 	guest_seen = guests_are_seen();
 	for (guest_ram_told = 0; guest_ram_told < 2; guest_ram_told++) {
 		TRY(spawn(run_guest));
@@ -157,7 +149,7 @@ static const char *kvm(void)
 #else
 static const char *kvm(void)
 {
-	SKIP("has a guest only for x86-64 with linux/kvm.h");
+	SKIP("only for x86-64");
 }
 #endif
 
@@ -197,7 +189,7 @@ static const char *rings_that_go(void)
 		close(ring_peer[0]);
 	}
 	if (none)
-		SKIP("this kernel lacks some of these rings, or all");
+		SKIP(NO_URING);
 	return NULL;
 }
 

@@ -13,9 +13,11 @@
  * the userfaultfd; plus its line in the table below.
  */
 #include <sys/personality.h>
-#if __has_include(<linux/perf_event.h>)
+#include <linux/if_tun.h>
 #include <linux/perf_event.h>
-#endif
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include "ring.h"
 
 static int all_in_madvise(pid_t helper)
 {
@@ -69,7 +71,6 @@ static size_t move_vdso(char *at)
 
 static size_t map_perf_buffer(char *at)
 {
-#ifdef PERF_ATTR_SIZE_VER0
 	const size_t size = 9 * (size_t)sysconf(_SC_PAGESIZE);
 	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE, .size = sizeof(attr),
 		.config = PERF_COUNT_SW_CPU_CLOCK, .sample_period = 1000000000 };
@@ -77,8 +78,6 @@ static size_t map_perf_buffer(char *at)
 
 	if (fd >= 0 && mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at)
 		return size;
-#endif
-	(void)at;
 	return 0;
 }
 
@@ -141,11 +140,20 @@ static const char *walks(int uffd, pid_t helper, long ram_kib)
 	return NULL;
 }
 
+/* What the machine cannot do; the rest is tried. */
+static char lacking[256];
+
+static void lacks(const char *what)
+{
+	const size_t n = strlen(lacking);
+
+	snprintf(lacking + n, sizeof(lacking) - n, "%s%s", n ? ", " : "SKIP the machine, the kernel or this user's limits lack: ", what);
+}
+
 static const char *unsplittable(void)
 {
-	static char skipped[300] = "SKIP not here:";
 	const char *wrong = NULL;
-	int none = 0, uffd;
+	int uffd;
 
 	for (sealed_above = 0; sealed_above < 2; sealed_above++)
 		for (layout = 0; layout < LAYOUTS && !wrong; layout++) {
@@ -155,25 +163,16 @@ static const char *unsplittable(void)
 			uffd = receive_fd(chan[0]);
 			close(chan[0]);
 			if (!sh->attempt)
-				SKIP("no userfaultfd that holds the RAM");
-			if (sh->second) {
-				none = 1;
-				snprintf(skipped + strlen(skipped), sizeof(skipped) - strlen(skipped), " %s%s;",
-					layouts[layout], sealed_above ? " (sealed)" : "");
-			}
+				SKIP(NO_USERFAULTFD);
+			if (sh->second)
+				lacks(layouts[layout]);
 			CHECK(by_kill() && reap(vmm, NULL));
 			wrong = walks(uffd, sh->helper, mib * 1024L);
 			if (wrong)
 				printf("# %s%s\n", layouts[layout], sealed_above ? ", a sealed page above" : "");
 		}
-	return wrong ? wrong : none ? skipped : NULL;
+	return wrong ? wrong : *lacking ? lacking : NULL;
 }
-
-#if __has_include(<linux/userfaultfd.h>) && __has_include(<linux/if_tun.h>)
-#include <linux/if_tun.h>
-#include <linux/rtnetlink.h>
-#include <net/if.h>
-#include "ring.h"
 
 static int open_tap(void)
 {
@@ -264,7 +263,7 @@ static const char *release_first(void)
 	TRY(spawn_with_devices(&uffd));
 	helper = sh->helper;
 	if (uffd < 0)
-		SKIP("no userfaultfd, which holds the freeing up");
+		SKIP(NO_USERFAULTFD);
 	CHECK(freeze(helper));
 	CHECK(by_kill() && reap(vmm, NULL));
 	/* reaped, and all is as it was */
@@ -291,9 +290,9 @@ static const char *release_first(void)
 	CHECK(reads_on(uffd, helper));
 	close(tap);
 	if (!(sh->second & POLLED))
-		SKIP("no io_uring; the lock of a mapped file was tried");
+		SKIP(NO_URING);
 	if (!(sh->second & TAP))
-		SKIP("no TAP; socket and lock were tried");
+		SKIP(NO_NETWORK);
 	return NULL;
 }
 
@@ -329,7 +328,7 @@ static const char *threads(void)
 	}
 	closedir(d);
 	if (uffd < 0)
-		SKIP("no userfaultfd, which holds the freeing up");
+		SKIP(NO_USERFAULTFD);
 	CHECK(by_kill() && reap(vmm, NULL) && mm_freed());
 	CHECK(UNTIL(deadline, all_in_madvise(helper)));
 	CHECK(reads_on(uffd, helper));
@@ -343,12 +342,12 @@ static const char *unshare_refused(void)
 	int uffd;
 
 	if (syscall(ATD_NR_CLOSE_RANGE, 1 << 20, 1 << 20, 0))
-		SKIP("needs close_range, or start needs unshare itself");
+		SKIP("needs Linux 5.9");
 	chunks = refuse_unshare = 1;
 	TRY(spawn_with_devices(&uffd));
 	helper = sh->helper;
 	if (uffd < 0)
-		SKIP("no userfaultfd");
+		SKIP(NO_USERFAULTFD);
 	CHECK(by_kill() && reap(vmm, NULL));
 	CHECK(mm_freed());
 	CHECK_INT(rss_kib(helper), >=, 64 * 1024L);	/* released all the same */
@@ -490,7 +489,7 @@ static const char *lasts(const char *with_ram)
 	CHECK_INT(helper, >, 0);
 	if (!told.held && *with_ram == '1') {
 		CHECK(by_kill() && reap(vmm, NULL) && leaves(helper) && !is_busy());
-		SKIP("no userfaultfd that holds the freeing up; it was tried without RAM");
+		SKIP(NO_USERFAULTFD "; the rest was tried");
 	}
 	snprintf(name, sizeof(name), "atd%d", vmm);
 	veth = !geteuid() && make_veth(name);
@@ -509,7 +508,7 @@ static const char *lasts(const char *with_ram)
 	close(uffd);
 	close(chan[0]);
 	if (!veth)
-		SKIP("no veth; executable and userfaultfd were tried");
+		SKIP(NO_NETWORK);
 	return NULL;
 }
 
@@ -544,7 +543,7 @@ static const char *legacy_layout(void)
 		CHECK(by_kill() && reap(vmm, NULL));
 		if (!told.held) {
 			CHECK(gone(told.helper));
-			SKIP("no userfaultfd that holds the RAM");
+			SKIP(NO_USERFAULTFD);
 		}
 		TRY(walks(uffd, told.helper, 1 << 16));
 	}
@@ -569,20 +568,11 @@ static const char *hung_reader(void)
 	TRY(spawn_with_devices(&uffd));
 	helper = sh->helper;
 	if (uffd < 0)
-		SKIP("no userfaultfd");
+		SKIP(NO_USERFAULTFD);
 	CHECK(by_kill() && reap(vmm, NULL) && mm_freed());
 	CHECK(reap(helper, &st));	/* in a minute, whoever reads or not */
 	return NULL;
 }
-#else
-static const char *release_first(void) { SKIP("needs linux/userfaultfd.h and if_tun.h"); }
-static const char *threads(void) { SKIP("needs linux/userfaultfd.h"); }
-static const char *hung_reader(void) { SKIP("needs linux/userfaultfd.h"); }
-static const char *lasts_to_the_end(void) { SKIP("needs linux/userfaultfd.h"); }
-static int lasting(const char *how) { return !how; }
-static const char *legacy_layout(void) { SKIP("needs linux/userfaultfd.h"); }
-static const char *unshare_refused(void) { SKIP("needs linux/userfaultfd.h"); }
-#endif
 
 static int filtered, told_late;
 
@@ -617,7 +607,7 @@ static const char *spawn_plainly(int uffd[2])
 		close(uffd[0]);
 		close(uffd[1]);
 		TRY(killed_and_gone());
-		SKIP("no userfaultfd that holds the release up");
+		SKIP(NO_USERFAULTFD);
 	}
 	return NULL;
 }
@@ -646,7 +636,7 @@ static const char *woken_once(void)
 	close(uffd[0]);
 	close(uffd[1]);
 	if (!others)
-		SKIP("this helper has one thread; it was released early");
+		SKIP(NO_THREADS "; the rest was tried");
 	return NULL;
 }
 
@@ -857,7 +847,7 @@ static const char *ranges(void)
 		close(chan[0]);
 		if (!sh->second) {
 			TRY(killed_and_gone());
-			SKIP("no userfaultfd that holds the RAM");
+			SKIP(NO_USERFAULTFD);
 		}
 		CHECK(by_kill() && reap(vmm, NULL));
 		CHECK(UNTIL(deadline, in_call(helper, __NR_madvise) > 0));
@@ -883,8 +873,7 @@ static void set_huge_pages(int n)
 
 static const char *ram_kinds(void)
 {
-	static char skipped[200] = "SKIP not here:";
-	int none = 0, pages = atoi(slurp("/proc/sys/vm/nr_hugepages", 0));
+	int pages = atoi(slurp("/proc/sys/vm/nr_hugepages", 0));
 	pid_t helper;
 
 	if (!pages) {
@@ -894,15 +883,13 @@ static const char *ram_kinds(void)
 	for (kind = 0; kind < KINDS; kind++) {
 		TRY(spawn(start_with_kind));
 		helper = sh->helper;
-		if (sh->second) {
-			none = 1;
-			snprintf(skipped + strlen(skipped), sizeof(skipped) - strlen(skipped), " %s;", kinds[kind]);
-		}
+		if (sh->second)
+			lacks(kinds[kind]);
 		snprintf(sh->broken, sizeof(sh->broken), "RAM: %s", kinds[kind]);
 		if (!by_kill() || !reap(vmm, NULL) || !gone(helper))
 			return sh->broken;
 	}
-	return none ? skipped : NULL;
+	return *lacking ? lacking : NULL;
 }
 
 static void change_ram_for_ever(void)
@@ -950,8 +937,6 @@ static const char *stopped_in_release(void)
 	return NULL;
 }
 
-enum { SPARE = ATD_WORDS / 2 * sizeof(long) };		/* of a stack, in bytes */
-
 /* How many bytes of a stack have never been used. */
 static int unused_of(const unsigned long *stack)
 {
@@ -962,49 +947,35 @@ static int unused_of(const unsigned long *stack)
 	return i * (int)sizeof(long);
 }
 
-static void measure_stack(void)
-{
-	start();
-	sh->counter = unused_of(atd_shared.stack[ATD_THREADS - 1]);
-}
-
 /* As deep as it goes while it frees RAM; the address is the same in the judge. */
 static const char *stack_is_enough(void)
 {
-	int fd = -1;
-
-	TRY(spawn(measure_stack));
-	CHECK_INT(sh->counter, >=, SPARE);
-	TRY(killed_asynchronously());
-	if (getenv("VERBOSE"))
-		printf("# set-up: %d bytes of the stack never used\n", sh->counter);
-#ifdef UFFD_API
+	const int half = (int)sizeof(long) * (ATD_WORDS / 2);
 	unsigned long stack[ATD_THREADS][ATD_WORDS];
 	char path[64];
-	int uffd = -1;
 	pid_t helper;
+	int fd, uffd;
 
 	chunks = 2 * ASYNC_TEARDOWN_THREADS;
 	TRY(spawn_with_devices(&uffd));
 	helper = sh->helper;
-	if (uffd >= 0) {
+	snprintf(path, sizeof(path), "/proc/%d/mem", helper);
+	if ((fd = open(path, O_RDONLY)) < 0)
+		SKIP(NO_TRACING);
+	if (uffd >= 0)
 		CHECK(by_kill() && reap(vmm, NULL) && mm_freed() && UNTIL(deadline, all_in_madvise(helper)));
-		snprintf(path, sizeof(path), "/proc/%d/mem", helper);
-		if ((fd = open(path, O_RDONLY)) >= 0) {
-			CHECK_INT(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.stack), ==, sizeof(stack));
-			if (getenv("VERBOSE"))
-				printf("# release: %d bytes of the stack never used, of another thread's %d\n",
-					unused_of(stack[ATD_THREADS - 1]), unused_of(stack[0]));
-			CHECK_INT(unused_of(stack[ATD_THREADS - 1]), >=, SPARE);
-			CHECK_INT(unused_of(stack[0]), >=, SPARE);
-			close(fd);
-		}
-		CHECK(reads_on(uffd, helper));
-	} else
+	CHECK_INT(pread(fd, stack, sizeof(stack), (off_t)(uintptr_t)atd_shared.stack), ==, sizeof(stack));
+	close(fd);
+	if (getenv("VERBOSE"))
+		printf("# %d bytes of the stack never used, of another thread's %d\n",
+			unused_of(stack[ATD_THREADS - 1]), unused_of(stack[0]));
+	CHECK_INT(unused_of(stack[ATD_THREADS - 1]), >=, half);
+	CHECK_INT(unused_of(stack[0]), >=, half);
+	if (uffd < 0) {
 		TRY(killed_and_gone());
-#endif
-	if (fd < 0)
-		SKIP("the release could not be looked into");
+		SKIP(NO_USERFAULTFD "; the rest was tried");
+	}
+	CHECK(reads_on(uffd, helper));
 	return NULL;
 }
 

@@ -118,7 +118,7 @@ static const char *peeks(pid_t pid)
 static const char *same_uid_peeks(void)
 {
 	if (geteuid())
-		SKIP("needs capabilities");
+		SKIP("needs root");
 	TRY(spawn(start));
 	TRY(peeks(vmm));	/* as it was without a helper, */
 	TRY(peeks(sh->helper));	/* so it is with one */
@@ -154,7 +154,7 @@ static const char *permitted_stays(void)
 	CHECK(strtoull(status(sh->helper, "CapInh"), NULL, 16) == 0);
 	TRY(killed_asynchronously());
 	if (strtoull(permitted, NULL, 16) == 0)
-		SKIP("needs capabilities");
+		SKIP("needs root");
 	return NULL;
 }
 
@@ -231,7 +231,7 @@ static const char *ports_stay(void)
 	helper = sh->helper;
 	if (sh->second) {
 		TRY(killed_asynchronously());
-		SKIP("ioperm is not permitted, or not in this kernel");
+		SKIP("no ioperm: needs root (in a container, CAP_SYS_RAWIO)");
 	}
 	CHECK(!ptrace(PTRACE_SEIZE, helper, 0, 0) && !ptrace(PTRACE_INTERRUPT, helper, 0, 0));
 	CHECK(reap(helper, &st) && WIFSTOPPED(st));
@@ -244,7 +244,7 @@ static const char *ports_stay(void)
 	return NULL;
 }
 #else
-static const char *ports_stay(void) { SKIP("x86-64 only"); }
+static const char *ports_stay(void) { SKIP("only for x86-64"); }
 #endif
 
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -337,7 +337,7 @@ static const char *taken_over(void)
 #else
 static const char *taken_over(void)
 {
-	SKIP("knows how to rewrite code only on x86-64 and aarch64");
+	SKIP("only for x86-64 and aarch64");
 }
 #endif
 

@@ -26,6 +26,9 @@
  *	shared.h	what several topics need: filters, RAM, mounts, control groups
  */
 #define _GNU_SOURCE
+#if !__has_include(<linux/userfaultfd.h>)
+#error no kernel headers: install them; for musl-gcc add -idirafter /usr/include -idirafter /usr/include/$(gcc -print-multiarch)
+#endif
 #include "harness.h"
 #include "shared.h"
 #include "ending.c"

@@ -7,9 +7,7 @@
 #include <grp.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
-#if __has_include(<linux/userfaultfd.h>)
 #include <linux/userfaultfd.h>
-#endif
 
 static void become_nobody(void)
 {
@@ -227,7 +225,7 @@ static void send_fd(int to, int fd)
 	MUST_INT(sendmsg(to, &m, 0), ==, 1);
 }
 
-static __attribute__((unused)) int receive_fd(int from)
+static int receive_fd(int from)
 {
 	char control[CMSG_SPACE(sizeof(int))], byte;
 	struct iovec iov = { &byte, 1 };
@@ -307,7 +305,6 @@ static int in_call(pid_t pid, long nr)
  */
 static int chan[2];
 
-#ifdef UFFD_API
 enum { ON_MADVISE = UFFD_FEATURE_EVENT_REMOVE, ON_MUNMAP = UFFD_FEATURE_EVENT_UNMAP };
 
 /* In the VMM; 0 if there is no userfaultfd. */
@@ -339,23 +336,6 @@ static void let_go(int uffd)
 	while (read(uffd, &msg, sizeof(msg)) > 0)
 		;
 }
-#else
-enum { ON_MADVISE, ON_MUNMAP };
-
-static int hold(int to, void *at, size_t size, unsigned on)
-{
-	(void)to;
-	(void)at;
-	(void)size;
-	(void)on;
-	return 0;
-}
-
-static void let_go(int uffd)
-{
-	(void)uffd;
-}
-#endif
 
 static int hold_ram(int to)
 {
@@ -363,7 +343,7 @@ static int hold_ram(int to)
 }
 
 /* Does somebody wait? */
-static __attribute__((unused)) int holds(int uffd)
+static int holds(int uffd)
 {
 	struct pollfd p = { uffd, POLLIN, 0 };
 

@@ -708,7 +708,7 @@ static void walk_whole_releases(void)
 static const char *walk_release(void)
 {
 	if (atd_shadow_stack())
-		SKIP("a shadow stack");
+		SKIP("not with a shadow stack");
 	atd_shared.page = WALK_PAGE;
 	atd_find_image();
 	if (!atd_survey())
@@ -719,9 +719,9 @@ static const char *walk_release(void)
 
 #else
 
-static const char *walk_layouts(void) { SKIP("not for this architecture"); }
-static const char *walk_random(void) { SKIP("not for this architecture"); }
-static const char *walk_release(void) { SKIP("not for this architecture"); }
+static const char *walk_layouts(void) { SKIP("only for x86-64 and aarch64"); }
+static const char *walk_random(void) { SKIP("only for x86-64 and aarch64"); }
+static const char *walk_release(void) { SKIP("only for x86-64 and aarch64"); }
 
 #endif
 
