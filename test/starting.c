@@ -296,7 +296,7 @@ static void start_and_unshare(void)
 {
 	int i;
 
-	for (i = 0; i < effort(200); i++) {
+	for (i = 0; i < effort(1000); i++) {
 		MUST_INT(async_teardown_start(), >, 0);
 		MUST(!unshare(CLONE_THREAD));	/* EINVAL if there is another thread */
 		MUST_INT(async_teardown_stop(), ==, 0);
