@@ -129,7 +129,7 @@ static const char *same_uid_peeks(void)
 static void start_with_less(void)
 {
 	struct atd_cap_header header = { ATD_CAPABILITY_VERSION_3, 0 };
-	struct atd_cap_data caps[2];
+	static struct atd_cap_data caps[2];
 
 	MUST_INT(atd_syscall(__NR_capget, atd_arg(&header), atd_arg(caps), 0, 0, 0), ==, 0);
 	caps[0].permitted &= 0x5a5a5a5a;
