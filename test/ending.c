@@ -270,15 +270,15 @@ static const char *terminals(void)
 	return ended_by(by_hangup, SIGHUP);
 }
 
-static const char *stopped_in_pause(void)
+/* Anywhere on its way out. */
+static const char *stopped(void (*body)(void), int runs)
 {
 	int i;
 
-	/* anywhere on its way out, the pause before exiting included */
-	for (i = 0; i < 40; i++) {
+	for (i = 0; i < runs; i++) {
 		struct timespec t = { 0, i * 50000 };
 
-		TRY(spawn(start));
+		TRY(spawn(body));
 		CHECK(by_kill());
 		nanosleep(&t, NULL);
 		signal_one(sh->helper, SIGSTOP);
@@ -288,6 +288,8 @@ static const char *stopped_in_pause(void)
 	}
 	return NULL;
 }
+
+static const char *stopped_in_pause(void) { return stopped(start, 40); }
 
 static const struct test ending_tests[] = {
 	{ "ends", ends, "exit, abort, SIGSEGV, SIGTERM, SIGKILL: reaped while the stopped helper has the memory" },

@@ -236,9 +236,7 @@ static void start_beside_vfork(void)
 {
 	pthread_t t;
 
-	make_ram((size_t)mib << 20);
-	memset(ram, 1, ram_size);
-	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	make_told_ram((size_t)mib << 20);
 	start();
 	MUST(!pthread_create(&t, NULL, vfork_and_wait, NULL));
 	MUST(UNTIL(deadline, sh->alive));
@@ -267,9 +265,7 @@ static const char *vfork_in_flight(void)
 
 static void fork_with_ram(void)
 {
-	make_ram((size_t)mib << 20);
-	memset(ram, 1, ram_size);
-	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	make_told_ram((size_t)mib << 20);
 	start_and_fork();
 }
 
@@ -292,9 +288,7 @@ static int second_has_ram;
 
 static void start_two(void)
 {
-	make_ram((size_t)mib << 20);
-	memset(ram, 1, ram_size);
-	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	make_told_ram((size_t)mib << 20);
 	start();
 	sh->second = second_start(second_has_ram ? ram : NULL, ram_size);
 	MUST_INT(sh->second, >, 0);

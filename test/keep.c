@@ -155,9 +155,7 @@ static void make_held_ram(int held)
 	char *device = mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	MUST(device != MAP_FAILED);
-	make_ram((size_t)HELD_MIB << 20);
-	memset(ram, 1, ram_size);
-	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	make_told_ram((size_t)HELD_MIB << 20);
 	sh->second = held && hold(chan[1], device, page, ON_MUNMAP) && hold_ram(chan[1]);
 	if (chosen)
 		async_teardown_threads(chosen);
@@ -179,14 +177,9 @@ static void start_with_signs(void)
 /* With chan and gates.  uffd[0] is the device's, uffd[1] the RAM's. */
 static const char *spawn_held(void (*body)(void), int uffd[2])
 {
-	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
 	TRY(open_gates());
-	TRY(spawn(body));
+	TRY(spawn_sending(body, uffd, 2));
 	leave_gates();
-	close(chan[1]);
-	uffd[0] = receive_fd(chan[0]);
-	uffd[1] = receive_fd(chan[0]);
-	close(chan[0]);
 	return NULL;
 }
 

@@ -157,11 +157,7 @@ static const char *unsplittable(void)
 
 	for (sealed_above = 0; sealed_above < 2; sealed_above++)
 		for (layout = 0; layout < LAYOUTS && !wrong; layout++) {
-			CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
-			TRY(spawn(lay_out));
-			close(chan[1]);
-			uffd = receive_fd(chan[0]);
-			close(chan[0]);
+			TRY(spawn_sending(lay_out, &uffd, 1));
 			if (!sh->attempt)
 				SKIP(NO_USERFAULTFD);
 			if (sh->second)
@@ -245,12 +241,9 @@ static void start_with_devices(void)
 
 static const char *spawn_with_devices(int *uffd)
 {
-	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, peer));
-	TRY(spawn(start_with_devices));
-	close(chan[1]);
+	TRY(spawn_sending(start_with_devices, uffd, 1));
 	close(peer[1]);
-	*uffd = sh->second & HELD ? receive_fd(chan[0]) : -1;
 	return NULL;
 }
 
@@ -298,12 +291,10 @@ static const char *release_first(void)
 
 static const char *threads(void)
 {
-	static const char *const zero[] = { "CapInh", "CapEff", "CapAmb" };
 	char path[64], text[64];
 	const char *now_;
 	struct dirent *e;
 	pid_t helper;
-	size_t i;
 	DIR *d;
 	int uffd;
 
@@ -318,8 +309,7 @@ static const char *threads(void)
 
 		if (!tid)
 			continue;
-		for (i = 0; i < 3; i++)
-			CHECK(strtoull(status(tid, zero[i]), NULL, 16) == 0);
+		CHECK(!has_capabilities(tid));
 		CHECK_INT(atoi(status(tid, "Seccomp")), ==, 2);
 		now_ = status(tid, "NoNewPrivs");
 		CHECK(!*now_ || atoi(now_) == 1);
@@ -597,12 +587,7 @@ static void start_plainly(void)
 
 static const char *spawn_plainly(int uffd[2])
 {
-	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
-	TRY(spawn(start_plainly));
-	close(chan[1]);
-	uffd[0] = receive_fd(chan[0]);
-	uffd[1] = receive_fd(chan[0]);
-	close(chan[0]);
+	TRY(spawn_sending(start_plainly, uffd, 2));
 	if (!sh->second) {
 		close(uffd[0]);
 		close(uffd[1]);
@@ -839,12 +824,8 @@ static const char *ranges(void)
 	int uffd;
 
 	for (one_range = 0; one_range < 2; one_range++) {
-		CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
-		TRY(spawn(start_with_blocks));
-		close(chan[1]);
+		TRY(spawn_sending(start_with_blocks, &uffd, 1));
 		helper = sh->helper;
-		uffd = receive_fd(chan[0]);
-		close(chan[0]);
 		if (!sh->second) {
 			TRY(killed_and_gone());
 			SKIP(NO_USERFAULTFD);
@@ -920,21 +901,8 @@ static const char *killed_in_ram(void)
 
 static const char *stopped_in_release(void)
 {
-	int i;
-
-	for (i = 0; i < effort(60); i++) {
-		struct timespec t = { 0, i * 50000 };
-
-		kind = 1;
-		TRY(spawn(start_with_kind));
-		CHECK(by_kill());
-		nanosleep(&t, NULL);
-		signal_one(sh->helper, SIGSTOP);
-		CHECK(reap(vmm, NULL));
-		signal_one(sh->helper, SIGCONT);
-		CHECK(leaves(sh->helper));
-	}
-	return NULL;
+	kind = 1;
+	return stopped(start_with_kind, effort(60));
 }
 
 /* How many bytes of a stack have never been used. */

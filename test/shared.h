@@ -15,6 +15,18 @@ static void become_nobody(void)
 		!setresuid(NOBODY, NOBODY, NOBODY));
 }
 
+/* In effect, or to be inherited. */
+static int has_capabilities(pid_t pid)
+{
+	static const char *const keys[] = { "CapInh", "CapEff", "CapAmb" };
+	unsigned long long caps = 0;
+	int i;
+
+	for (i = 0; i < 3; i++)
+		caps |= strtoull(status(pid, keys[i]), NULL, 16);
+	return caps != 0;
+}
+
 /* What is missing, or may not be used: errno says which. */
 static const char *cannot_open(const char *path)
 {
@@ -208,6 +220,14 @@ static void make_ram(size_t size)
 	madvise(ram, size, MADV_NOHUGEPAGE);
 }
 
+/* That is touched, and the helper's to free. */
+static void make_told_ram(size_t size)
+{
+	make_ram(size);
+	memset(ram, 1, size);
+	MUST_INT(async_teardown_ram(ram, size), ==, 0);
+}
+
 /* Sends a descriptor that stays open in no process. */
 static void send_fd(int to, int fd)
 {
@@ -340,6 +360,18 @@ static void let_go(int uffd)
 static int hold_ram(int to)
 {
 	return hold(to, ram, ram_size, ON_MADVISE);
+}
+
+/* A VMM that sends n userfaultfds. */
+static const char *spawn_sending(void (*body)(void), int *uffd, int n)
+{
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, chan));
+	TRY(spawn(body));
+	close(chan[1]);
+	while (n-- > 0)
+		*uffd++ = receive_fd(chan[0]);
+	close(chan[0]);
+	return NULL;
 }
 
 /* Does somebody wait? */

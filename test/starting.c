@@ -337,9 +337,7 @@ static const char *pid_reused(void)
 
 static void start_and_stop_with_ram(void)
 {
-	make_ram(1 << 20);
-	memset(ram, 1, ram_size);
-	MUST_INT(async_teardown_ram(ram, ram_size), ==, 0);
+	make_told_ram(1 << 20);
 	ready();
 	for (;;) {
 		async_teardown_start();
