@@ -361,7 +361,7 @@ static const char *policies_table(void)
 	}
 	CHECK_INT(failed, ==, 0);
 	if (skipped)
-		SKIP("needs root; the rest was tried");
+		SKIP_ROOT("needs capabilities; the rest was tried");
 	return NULL;
 }
 

@@ -111,10 +111,12 @@ static char *broken(const char *file, int line, const char *what, const long *a,
 } while (0)
 #define TRY(c) do { const char *r_ = (c); if (r_) return r_; } while (0)
 #define SKIP(why) return "SKIP " why
+/* For want of root; as root, for want of this. */
+#define SKIP_ROOT(why) return geteuid() ? "SKIP needs root" : "SKIP " why
 /* The same reason in the same words: run.sh tells each one once. */
 #define OF_LINUX_5_16 "needs Linux 5.16; the rest was tried"
-#define NO_CGROUP "no control group: needs root, and a writable /sys/fs/cgroup that has its controller"
-#define NO_NETWORK "no TAP or veth: needs root (in a container, CAP_NET_ADMIN and /dev/net/tun); the rest was tried"
+#define NO_CGROUP "no control group: needs a writable /sys/fs/cgroup that has its controller"
+#define NO_NETWORK "no TAP or veth: a container needs CAP_NET_ADMIN and /dev/net/tun; the rest was tried"
 #define NO_THREADS "needs three threads in the helper: Linux 5.3, and ASYNC_TEARDOWN_THREADS of 3 or more"
 #define NO_TRACING "may not trace: see kernel.yama.ptrace_scope; a container needs CAP_SYS_PTRACE"
 #define NO_URING "no io_uring: see kernel.io_uring_disabled, or a container's seccomp profile; the rest was tried"

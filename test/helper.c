@@ -292,7 +292,7 @@ static const char *oom(void)
 	else if (make_cgroup(v2, "memory.max"))
 		put("memory.max", "100663296"), put("memory.swap.max", "0");
 	else
-		SKIP(NO_CGROUP);
+		SKIP_ROOT(NO_CGROUP);
 	r = spawn(start_then_eat);
 	if (r)
 		return r;
@@ -319,7 +319,7 @@ static const char *frozen(void)
 	else if (make_cgroup(v2, file = "cgroup.freeze"))
 		on = "1", off = "0";
 	else
-		SKIP(NO_CGROUP);
+		SKIP_ROOT(NO_CGROUP);
 	TRY(spawn(start));
 	CHECK(join(sh->helper));
 	for (i = 0; i < 5; i++) {
@@ -351,7 +351,7 @@ static const char *other_cgroup(void)
 	FILE *f;
 
 	if (!make_cgroup(roots, "cgroup.procs"))
-		SKIP(NO_CGROUP);
+		SKIP_ROOT(NO_CGROUP);
 	TRY(spawn(start_in_cgroup));
 	helper = sh->helper;
 	snprintf(vmms, sizeof(vmms), "%.100s", sh->cgroup);

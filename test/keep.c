@@ -401,10 +401,8 @@ static const char *read_meanwhile(void)
 
 	TRY(mount_tmpfs());
 	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (uffd < 0 && geteuid())
-		SKIP("needs root");	/* to hold the kernel */
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		SKIP(NO_USERFAULTFD);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))	/* this one holds the kernel */
+		SKIP_ROOT(NO_USERFAULTFD);
 	for (shared_ram_is_told = 0; shared_ram_is_told < 2; shared_ram_is_told++) {
 		missing = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		CHECK(missing != MAP_FAILED);
@@ -575,7 +573,7 @@ static const char *guest_memfd(void)
 	CHECK(shut(0) && !guest_exists());	/* what was given before it is gone */
 	CHECK(gone(helper));
 	if (!seen)
-		SKIP("no debugfs: needs root (in a container, CAP_SYS_ADMIN); the rest was tried");
+		SKIP_ROOT("no debugfs: a container needs CAP_SYS_ADMIN; the rest was tried");
 	return NULL;
 }
 #else

@@ -147,6 +147,8 @@ static void lacks(const char *what)
 {
 	const size_t n = strlen(lacking);
 
+	if (strstr(lacking, what))
+		return;
 	snprintf(lacking + n, sizeof(lacking) - n, "%s%s", n ? ", " : "SKIP the machine, the kernel or this user's limits lack: ", what);
 }
 
@@ -285,7 +287,7 @@ static const char *release_first(void)
 	if (!(sh->second & POLLED))
 		SKIP(NO_URING);
 	if (!(sh->second & TAP))
-		SKIP(NO_NETWORK);
+		SKIP_ROOT(NO_NETWORK);
 	return NULL;
 }
 
@@ -498,7 +500,7 @@ static const char *lasts(const char *with_ram)
 	close(uffd);
 	close(chan[0]);
 	if (!veth)
-		SKIP(NO_NETWORK);
+		SKIP_ROOT(NO_NETWORK);
 	return NULL;
 }
 

@@ -149,7 +149,7 @@ static const char *permitted_stays(void)
 	CHECK(!has_capabilities(sh->helper));
 	TRY(killed_asynchronously());
 	if (strtoull(permitted, NULL, 16) == 0)
-		SKIP("needs root");
+		SKIP_ROOT("needs capabilities");
 	return NULL;
 }
 
@@ -226,7 +226,7 @@ static const char *ports_stay(void)
 	helper = sh->helper;
 	if (sh->second) {
 		TRY(killed_asynchronously());
-		SKIP("no ioperm: needs root (in a container, CAP_SYS_RAWIO)");
+		SKIP_ROOT("no ioperm: needs CONFIG_X86_IOPL_IOPERM, and a container CAP_SYS_RAWIO");
 	}
 	CHECK(!ptrace(PTRACE_SEIZE, helper, 0, 0) && !ptrace(PTRACE_INTERRUPT, helper, 0, 0));
 	CHECK(reap(helper, &st) && WIFSTOPPED(st));

@@ -198,7 +198,7 @@ static const char *real_time(void)
 	TRY(spawn(start_in_real_time));
 	TRY(killed_synchronously());
 	if (sh->second)
-		SKIP("no real-time scheduling: needs root or RLIMIT_RTPRIO, and rt_runtime_us in its control group");
+		SKIP_ROOT("no real-time scheduling: see cpu.rt_runtime_us; a container needs CAP_SYS_NICE");
 	return NULL;
 }
 
