@@ -183,7 +183,7 @@ static void start_in_real_time(void)
 	CPU_ZERO(&one);
 	CPU_SET(sched_getcpu(), &one);
 	MUST(!sched_setaffinity(0, sizeof(one), &one));
-	if (sched_setscheduler(0, SCHED_FIFO, &param)) {
+	if (syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &param)) {	/* musl has none */
 		sh->second = 1;
 		return;
 	}
