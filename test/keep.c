@@ -435,6 +435,152 @@ static const char *read_meanwhile(void)
 	return NULL;
 }
 
+/*
+ * A sign says what it says, in whatever order the calls came, as long as none of them said an
+ * error.  r, f: ram, and forget it; k, n: keep both pipes, and nothing; t: threads; s, p: start
+ * and stop; x: somebody kills the helper; c: the VMM goes on as a child of fork.
+ */
+static char order[13];
+
+static void go_on_in_child(void)
+{
+	const pid_t parent = getpid();
+
+	sh->daemon = 1;
+	if (fork()) {
+		async_teardown_stop();
+		_exit(0);
+	}
+	MUST(UNTIL(deadline, getppid() != parent));
+	sh->target = getpid();
+}
+
+/* Sets sh->second if the pipes are kept, and sh->helper if there is one. */
+static void call_in_order(void)
+{
+	const int pipes[] = { gates[0][1], gates[1][1] };
+	siginfo_t dead;
+	const char *c;
+	int ret;
+
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	for (c = order; *c; c++)
+		switch (*c) {
+		case 'r': MUST_INT(async_teardown_ram(ram, ram_size), ==, 0); break;
+		case 'f': async_teardown_ram(ram, 0); break;
+		case 'k':
+		case 'n':
+			ret = async_teardown_keep(pipes, *c == 'k' ? 2 : 0);
+			if (ret == 0)
+				sh->second = *c == 'k';
+			else
+				MUST_INT(ret, ==, -EBUSY);
+			break;
+		case 't': async_teardown_threads(1 + (c - order) % 4); break;
+		case 's': start(); break;
+		case 'p': MUST_INT(async_teardown_stop(), ==, 0); sh->helper = 0; break;
+		case 'x':
+			if (!signal_one(sh->helper, SIGKILL))	/* all of its threads */
+				MUST(!waitid(P_PID, (id_t)sh->helper, &dead, WEXITED | WNOWAIT | __WALL));
+			sh->helper = 0;
+			break;
+		case 'c': go_on_in_child(); sh->helper = 0; break;
+		}
+}
+
+static const char *after_that_order(void)
+{
+	pid_t helper;
+
+	TRY(open_gates());
+	TRY(spawn(call_in_order));
+	leave_gates();
+	if (sh->target)
+		vmm = sh->target;
+	while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
+		;	/* those that it was before */
+	helper = sh->helper;
+	CHECK(mm_held() && !shut(0) && !shut(1));
+	CHECK(!helper || freeze(helper));
+	CHECK(by_kill() && reap(vmm, NULL));
+	if (!helper) {		/* they come after everything */
+		CHECK(shut(0) && shut(1));
+		CHECK(!mm_held());
+	} else if (!sh->second)
+		CHECK(shut(0) && shut(1));
+	else {
+		CHECK(!shut(0) && !shut(1));
+		CHECK(mm_held());
+		CHECK_INT(rss_kib(helper), >=, mib * 1024L);
+		CHECK(!signal_one(helper, SIGCONT));
+		CHECK(UNTIL(deadline, shut(0)));
+		CHECK(!mm_held());
+		CHECK(UNTIL(deadline, shut(1)));
+		CHECK_INT(rss_kib(helper), ==, 0);
+	}
+	CHECK(!helper || (!signal_one(helper, SIGCONT) && gone(helper)));
+	CHECK(UNTIL(deadline, waitpid(-1, NULL, WNOHANG | __WALL) < 0));	/* also who was killed */
+	close_gates();
+	return NULL;
+}
+
+static const char *signs_in_any_order(void)
+{
+	static const char *const some[] = { "rks", "sk", "srks", "rskr", "ksks", "knks", "sknks", "rksc", "rkscs",
+		"skcs", "sxks", "rkspx", "rksx", "rksp", "kst", "" };
+	const int n = sizeof(some) / sizeof(*some), pidfd = (int)syscall(ATD_NR_PIDFD_OPEN, getpid(), 0);
+	const int runs = n + effort(pidfd < 0 ? 10 : 200);	/* a helper without polls */
+	unsigned seed = 1, j;
+	const char *r;
+	int i;
+
+	close(pidfd);
+	for (i = 0; i < runs; i++) {
+		memset(order, 0, sizeof(order));
+		for (j = 0; i >= n && j < 4 + (unsigned)i % 9; j++) {
+			seed = seed * 1103515245 + 12345;
+			order[j] = "rrfkkkntsssspxc"[(seed >> 16) % 15];
+		}
+		if (i < n)
+			strcpy(order, some[i]);
+		r = after_that_order();
+		if (r) {
+			printf("# after %s:\n", order);
+			return r;
+		}
+	}
+	return NULL;
+}
+
+static void keep_beside_helper(void)
+{
+	const int fd = 2;
+	pid_t child;
+
+	MUST_INT(async_teardown_keep(&fd, 1), ==, 0);
+	start();
+	MUST_INT(async_teardown_keep(&fd, 1), ==, -EBUSY);
+	MUST_INT(async_teardown_keep(NULL, 0), ==, -EBUSY);
+	child = fork();
+	if (!child)
+		_exit(async_teardown_keep(&fd, 1) || async_teardown_start() < 0 ||
+			async_teardown_keep(&fd, 1) != -EBUSY || async_teardown_stop());
+	MUST(succeeds(child));
+	MUST_INT(async_teardown_stop(), ==, 0);
+	MUST_INT(async_teardown_keep(NULL, 0), ==, 0);
+	if (kill_clears())
+		MUST_INT(async_teardown_keep(&fd, 1), ==, 0);
+	start();
+	MUST_INT(async_teardown_keep(&fd, 1), ==, -EBUSY);
+}
+
+static const char *keep_says_busy(void)
+{
+	TRY(spawn(keep_beside_helper));
+	return killed_asynchronously();
+}
+
 static void keep_wrong(void)
 {
 	int fds[9] = { 0, 0, 0, 0, 0, 0, 0, 0, 0 }, bad = -1, closed = 500;
@@ -589,6 +735,8 @@ static const struct test keep_tests[] = {
 	{ "slow_close", slow_close, "kept files whose server does not answer hold up one thread each, and the one kept last" },
 	{ "kept_to_the_end", kept_to_the_end, "nothing is released early: no kept one closes before the memory is gone" },
 	{ "read_meanwhile", read_meanwhile, "somebody reads the memory for ever: with RAM and a kept pipe all is back all the same" },
+	{ "signs_in_any_order", signs_in_any_order, "ram, keep, threads, start, stop, fork in any order without an error: the signs are true" },
+	{ "keep_says_busy", keep_says_busy, "keep says -EBUSY while the caller's helper lives" },
 	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },
 	{ "keeps_in_socket", keeps_in_socket, "files that were sent to a kept socket after start" },
 	{ "guest_memfd", guest_memfd, "a real guest_memfd, kept: reaped before it is freed, KVM gone before the end of file" },

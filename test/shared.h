@@ -137,6 +137,18 @@ static void fails_with(int error)
 	MUST_INT(async_teardown_stop(), ==, 0);
 }
 
+/*
+ * In a VMM: does the kernel clear the word of CLONE_CHILD_CLEARTID for a helper that is
+ * killed?  Since Linux 4.8 (735f2770a770), and where that was backported; not on RHEL 7's 3.10.
+ * Without, a killed helper whom somebody else has reaped seems to live.
+ */
+static int kill_clears(void)
+{
+	start();
+	MUST(!signal_one(sh->helper, SIGKILL) && waitpid(sh->helper, NULL, __WALL) == sh->helper);
+	return !atd_shared.alive;
+}
+
 /* Seccomp filters of the VMM's own. */
 #define STMT(code, k) { code, 0, 0, k }
 #define JEQ(k, yes, no) { 0x15, yes, no, k }
