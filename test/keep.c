@@ -529,14 +529,12 @@ static const char *signs_in_any_order(void)
 {
 	static const char *const some[] = { "rks", "sk", "srks", "rskr", "ksks", "knks", "sknks", "rksc", "rkscs",
 		"skcs", "sxks", "rkspx", "rksx", "rksp", "kst", "" };
-	const int n = sizeof(some) / sizeof(*some), pidfd = (int)syscall(ATD_NR_PIDFD_OPEN, getpid(), 0);
-	const int runs = n + effort(pidfd < 0 ? 10 : 200);	/* a helper without polls */
+	const int n = sizeof(some) / sizeof(*some);
 	unsigned seed = 1, j;
 	const char *r;
 	int i;
 
-	close(pidfd);
-	for (i = 0; i < runs; i++) {
+	for (i = 0; i < n + effort(200); i++) {
 		memset(order, 0, sizeof(order));
 		for (j = 0; i >= n && j < 4 + (unsigned)i % 9; j++) {
 			seed = seed * 1103515245 + 12345;
