@@ -522,6 +522,37 @@ static const char *call_by_call(void)
 	return NULL;
 }
 
+static void start_without_naps(void)
+{
+	filter_one(__NR_ppoll, ERRNO | EPERM);
+	ready();
+	await_go();
+	sh->result = async_teardown_start();
+	sh->passed = 1;
+}
+
+/* Where whatever start makes cannot be reaped at once: while it is traced, only by its tracer. */
+static const char *ppoll_refused(void)
+{
+	siginfo_t stop;
+
+	TRY(spawn(start_without_naps));
+	if (ptrace(PTRACE_SEIZE, vmm, 0, PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK)) {
+		TRY(killed_synchronously());
+		SKIP("may not trace");
+	}
+	sh->go = 1;
+	CHECK(UNTIL(deadline, ({
+		stop.si_pid = 0;
+		if (!waitid(P_ALL, 0, &stop, WSTOPPED | WNOHANG | __WALL) && stop.si_pid)
+			ptrace(PTRACE_CONT, stop.si_pid, 0, 0);
+		sh->passed;
+	})));
+	CHECK_INT(sh->result, ==, -EPERM);
+	CHECK_INT(child_of(vmm), ==, 0);
+	return killed_synchronously();
+}
+
 /* What the helper is told at start may be forgotten by the time it is needed. */
 static void start_and_forget(void)
 {
@@ -593,6 +624,7 @@ static const struct test filters_tests[] = {
 	{ "sigmask_traps", sigmask_traps, "-EPERM where a handler answers rt_sigprocmask; it never runs in the helper" },
 	{ "policies", policies_table, "what start and stop say where a policy refuses capabilities, limits, files, kill" },
 	{ "call_by_call", call_by_call, "each of start's calls refused or killed for: no hang, nothing left" },
+	{ "ppoll_refused", ppoll_refused, "-EPERM where a filter refuses ppoll, even if nothing could be reaped at once: no child left" },
 	{ "exit_group_kills", exit_group_kills, "a filter that kills one thread for exit_group: none of the others stays" },
 	{ "munmap_refused", munmap_refused, "a filter that answers munmap with an errno: the helper does not try page by page" },
 	{ NULL, NULL, NULL }

@@ -646,7 +646,7 @@ static void choose_threads(void)
 	several = has_pidfd(sh->helper);
 	MUST_INT(threads_of(sh->helper), ==, several ? ASYNC_TEARDOWN_THREADS : 1);
 	for (i = 0; i < (int)(sizeof(n) / sizeof(*n)); i++) {
-		async_teardown_threads(n[i]);
+		MUST_INT(async_teardown_threads(n[i]), ==, in_bounds(n[i]));
 		MUST_INT(async_teardown_stop(), ==, 0);
 		start();
 		MUST_INT(threads_of(sh->helper), ==, several ? in_bounds(n[i]) : 1);
@@ -736,6 +736,7 @@ static void start_with_kind(void)
 		MUST(!munmap(ram, size / 2));
 	} else if (IS("removed")) {
 		RAM(ram, size);
+		MUST_INT(async_teardown_ram(ram + page, 0), ==, -ENOENT);
 		RAM(ram, 0);
 		MUST_INT(async_teardown_ram(ram, 0), ==, -ENOENT);
 	} else if (IS("longer than mapped"))
@@ -877,7 +878,7 @@ static const char *ram_kinds(void)
 
 static void change_ram_for_ever(void)
 {
-	int i;
+	int i, told = 0;
 
 	make_ram((size_t)mib << 20);
 	memset(ram, 1, ram_size);
@@ -885,7 +886,9 @@ static void change_ram_for_ever(void)
 	ready();
 	for (i = 0; ; i++) {
 		MUST_INT(async_teardown_ram(ram + (i % 4) * 8192, ram_size / 2), ==, 0);
-		async_teardown_ram(ram + (i % 3) * 8192, 0);	/* or there is none */
+		told |= 1 << i % 4;
+		MUST_INT(async_teardown_ram(ram + (i % 3) * 8192, 0), ==, told & 1 << i % 3 ? 0 : -ENOENT);
+		told &= ~(1 << i % 3);
 	}
 }
 
