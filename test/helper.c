@@ -189,10 +189,11 @@ static void restart(void)
 /* It may have left the memory and be no zombie yet. */
 static void restart_at_once(void)
 {
+	const int clears = kill_clears();
 	double end;
 	int i, ret;
 
-	for (i = 0; i < effort(100); i++) {
+	for (i = 0; clears && i < effort(100); i++) {
 		start();
 		MUST(!signal_one(sh->helper, SIGKILL));
 		for (end = now() + deadline; atd_shared.alive && now() < end; )

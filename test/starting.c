@@ -316,10 +316,13 @@ static void stop_after_reuse(void)
 	static char stack[65536];
 	pid_t other;
 
-	start();
 	/* The VMM's own loop reaps a helper that was killed, and its PID comes to be
 	 * that of another child without an exit signal. */
-	MUST(!signal_one(sh->helper, SIGKILL) && waitpid(sh->helper, NULL, __WALL) == sh->helper);
+	sh->second = !kill_clears();
+	if (sh->second) {
+		start();
+		return;
+	}
 	other = clone(clone_other, stack + sizeof(stack), 0, NULL);
 	MUST_INT(other, >, 0);
 	atd_shared.pid = other;
@@ -332,7 +335,10 @@ static void stop_after_reuse(void)
 static const char *pid_reused(void)
 {
 	TRY(spawn(stop_after_reuse));
-	return killed_asynchronously();
+	TRY(killed_asynchronously());
+	if (sh->second)
+		SKIP("this kernel does not clear the word of a helper that is killed, so stop cannot know");
+	return NULL;
 }
 
 static void start_and_stop_with_ram(void)
