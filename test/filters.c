@@ -12,6 +12,37 @@
  */
 #include <ucontext.h>
 
+/* The helper may be reaped by a thread that waits for everything. */
+static void *wait_for_all(void *arg)
+{
+	(void)arg;
+	for (;;)
+		waitpid(-1, NULL, __WALL);
+	return NULL;
+}
+
+static void start_beside_wait_loop(void)
+{
+	pthread_t t;
+	int i;
+
+	filter_one(__NR_setsid, KILL_PROCESS);
+	MUST(!pthread_create(&t, NULL, wait_for_all, NULL));
+	for (i = 0; i < effort(300); i++) {
+		sh->result = async_teardown_start();
+		if (sh->result != -ECHILD)
+			MUST_INT(sh->result, ==, -EPERM);
+	}
+}
+
+static const char *killed_beside_wait(void)
+{
+	if (before_5_16())
+		SKIP("where the filter kills the helper, this kernel kills the VMM");
+	TRY(spawn(start_beside_wait_loop));
+	return killed_synchronously();
+}
+
 /* As a sandbox does that answers calls by a handler. */
 static void trap(unsigned nr)
 {
@@ -618,6 +649,7 @@ static const char *munmap_refused(void)
 }
 
 static const struct test filters_tests[] = {
+	{ "killed_beside_wait", killed_beside_wait, "-EPERM or -ECHILD where a filter kills the helper, and another thread reaps all children" },
 	{ "seccomp_traps", seccomp_traps, "a filter that answers by SIGSYS: the VMM lives" },
 	{ "exact_filter", exact_filter, "start and stop under a filter of just the listed calls" },
 	{ "filter_is_tried", filter_is_tried, "-EPERM if the filter would kill its first call" },

@@ -217,6 +217,53 @@ static const char *impostor_stops(void)
 	return killed_asynchronously();
 }
 
+/*
+ * Another process on the VMM's memory must not call start or stop.  If it does, both may crash
+ * or hang, but no signal goes to anybody else: a PID that the other has just made 0 would be
+ * that of the process group.
+ */
+static int start_and_stop_too(void *arg)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	start_and_stop(arg);
+	return 0;
+}
+
+static void start_and_stop_in_two(void)
+{
+	static char stack[65536] __attribute__((aligned(64)));
+	pid_t bystander;
+
+	MUST(!setpgid(0, 0));
+	bystander = fork();
+	if (!bystander)
+		for (;;)
+			pause();
+	sh->target = bystander;
+	MUST_INT(clone(start_and_stop_too, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL), >, 0);
+	ready();
+	start_and_stop(NULL);
+}
+
+static const char *two_processes_start(void)
+{
+	pid_t bystander, left;
+	double end;
+	int i;
+
+	for (i = 0; i < effort(10); i++) {
+		TRY(spawn(start_and_stop_in_two));
+		bystander = sh->target;
+		end = now() + 0.3;
+		while (state(vmm) != 'Z' && now() < end)
+			nap();
+		CHECK(UNTIL(deadline, state(bystander) != 'R') && state(bystander) == 'S');
+		while ((left = child_of(getpid())))
+			CHECK(!signal_one(left, SIGKILL) && reap(left, NULL));
+	}
+	return NULL;
+}
+
 /* A child of vfork that has yet to call execve runs on the VMM's memory. */
 static void *vfork_and_wait(void *arg)
 {
@@ -324,6 +371,7 @@ static const struct test forking_tests[] = {
 	{ "daemonizes", daemonizes, "daemonizing before and after start" },
 	{ "execs", execs, "stop, then exec: nothing left; exec alone: gone with the process, or when it polls" },
 	{ "impostor_stops", impostor_stops, "stop in a vfork child that has the VMM's number changes nothing" },
+	{ "two_processes_start", two_processes_start, "start and stop in two processes on one memory at once, which is forbidden: others live" },
 	{ "vfork_in_flight", vfork_in_flight, "a vfork child on the memory: one thread leaves it alone, several end it" },
 	{ "fork_has_ram", fork_has_ram, "a forked child's helper frees the child's" },
 	{ "two_copies", two_copies, "two copies of the header in one process: both helpers go" },
