@@ -22,7 +22,7 @@ bench:
 	$(CC) $(WARN) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o '$(BUILD)/bench' test/bench.c -pthread -lm $(LDLIBS)
 	'$(BUILD)/bench' -o '$(BUILD)/bench.csv' -s '$(BUILD)/bench.svg' $(BENCHFLAGS)
 	$(CC) -x c -Os -DASYNC_TEARDOWN_IMPLEMENTATION -c -o '$(BUILD)/size.o' async_teardown.h
-	@echo 'With -Os, text, data and bss (goal with gcc 12: 8192 bytes):'
+	@echo 'With -Os, text, data and bss:'
 	size '$(BUILD)/size.o'
 
 install:

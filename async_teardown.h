@@ -82,7 +82,6 @@
  *     calls, and has one thread only.
  *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and its
  *     jail has a /proc: /proc/HELPER/root is the root directory of that moment.
- *   - After keep: a helper that lives does not get what is named later.
  *
  *     Threads may exist, and the calling one may end.  The helper keeps the caller's scheduling
  *     policy and CPU affinity: do not call start from a pinned or real-time thread.  start needs 4
@@ -325,19 +324,16 @@
 
 #define ASYNC_TEARDOWN_VERSION 10300	/* 1.3.0 */
 
+#if defined(__GNUC__) || defined(__clang__)
+#define ASYNC_TEARDOWN_IS(attribute) __attribute__((attribute))
+#else
+#define ASYNC_TEARDOWN_IS(attribute)
+#endif
 #if defined(ASYNC_TEARDOWN_API)
-#elif defined(ASYNC_TEARDOWN_STATIC) && (defined(__GNUC__) || defined(__clang__))
-#define ASYNC_TEARDOWN_API static __attribute__((__unused__))
 #elif defined(ASYNC_TEARDOWN_STATIC)
-#define ASYNC_TEARDOWN_API static
+#define ASYNC_TEARDOWN_API static ASYNC_TEARDOWN_IS(__unused__)
 #else
 #define ASYNC_TEARDOWN_API extern
-#endif
-
-#if defined(__GNUC__) || defined(__clang__)
-#define ASYNC_TEARDOWN_CHECKED __attribute__((__warn_unused_result__))
-#else
-#define ASYNC_TEARDOWN_CHECKED
 #endif
 
 #ifdef __cplusplus
@@ -462,7 +458,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * in here or in start.  start's cost grows with the highest number kept: the table is copied up to
  * there.
  */
-ASYNC_TEARDOWN_API ASYNC_TEARDOWN_CHECKED int async_teardown_keep(const int *fds, int n);
+ASYNC_TEARDOWN_API ASYNC_TEARDOWN_IS(__warn_unused_result__)
+int async_teardown_keep(const int *fds, int n);
 
 /*
  * Chooses how many threads helpers have from the next one on: n, or the nearest number from 1 to
@@ -589,10 +586,9 @@ extern "C" {
 #elif defined(__mips64) && _MIPS_SIM == 3 && __mips_isa_rev < 6	/* n64 */
 #define ATD_EM 8
 #else
-/* libc's syscall() is no way out: it writes errno, which is in the thread-local
- * storage of a thread that may be gone.  Not here either: big-endian arm, where
- * nobody has seen which architecture the kernel tells a filter, and arm before
- * version 6, where atomics are calls. */
+/* libc's syscall() is no way out: it writes errno, which is in the thread-local storage of a thread
+ * that may be gone.  Not here either: big-endian arm, where nobody has seen which architecture the
+ * kernel tells a filter, and arm before version 6, where atomics are calls. */
 #error "async_teardown.h: no system call block for this architecture; please add one"
 #endif
 
@@ -698,8 +694,8 @@ ATD_FN long atd_unshare_vm(void)
 	return atd_call(__NR_unshare, ATD_CLONE_VM);
 }
 
-/* ppoll, because poll is restarted by a call of its own after SIGSTOP and
- * SIGCONT, restart_syscall, which the filter would kill. */
+/* ppoll, because poll is restarted by a call of its own after SIGSTOP and SIGCONT, restart_syscall,
+ * which the filter would kill. */
 ATD_NOINLINE long atd_ppoll(long fds, long n, long timeout)
 {
 	return atd_syscall(__NR_ppoll, fds, n, timeout, 0, 0);
@@ -719,8 +715,8 @@ ATD_FN int atd_await(int fd)
 	return ret > 0 ? 0 : -1;
 }
 
-/* Sleeps for so many microseconds, less than a second: the kernel refuses a timeout of a
- * billion nanoseconds.  Returns 0, or -errno. */
+/* Sleeps for so many microseconds, less than a second: the kernel refuses a timeout of a billion
+ * nanoseconds.  Returns 0, or -errno. */
 enum { ATD_MS = 1000, ATD_S = 1000000 };
 ATD_NOINLINE long atd_nap(long us)
 {
@@ -771,9 +767,9 @@ ATD_NOINLINE long atd_sleep_on(long *slept, long limit)
 #if ASYNC_TEARDOWN_RANGES < 1 || ASYNC_TEARDOWN_RANGES > 4096
 #error "async_teardown.h: ASYNC_TEARDOWN_RANGES has to be 1 to 4096"
 #endif
-/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function writes to
- * its caller's frame, and the first function has no caller.  Frames are large there, and
- * where functions save vector registers. */
+/* The unused top of a stack, and the whole of it.  On s390x and ppc64 a function writes to its
+ * caller's frame, and the first function has no caller.  Frames are large there, and where
+ * functions save vector registers. */
 #if defined(__s390x__) || defined(__powerpc64__) || defined(__mips__) || \
 	defined(__ARM_FEATURE_SVE) || defined(__riscv_vector)
 enum { ATD_STACK_TOP = 256, ATD_STACK_SIZE = 3072 };
@@ -803,8 +799,8 @@ static struct {
 	struct atd_fds kept;
 	int threads;		/* 0: all */
 
-	/* The helper's own.  First a buffer: for one on the stack, a compiler that
-	 * initializes all locals may call memset. */
+	/* The helper's own.  First a buffer: for one on the stack, a compiler that initializes all
+	 * locals may call memset. */
 	union {
 		char bytes[64];
 		struct atd_dirent dirent; struct atd_rlimit limit; struct atd_sigevent event;
@@ -817,8 +813,8 @@ static struct {
 	int ready, done;	/* how many of them are under their filter; have finished */
 	int taken;		/* so many of the kept descriptors are closed, or being closed */
 
-	/* The last one is the first thread's.  What overflows them spoils what stands before
-	 * them here, and nothing of the VMM's. */
+	/* The last one is the first thread's.  What overflows them spoils what stands before them
+	 * here, and nothing of the VMM's. */
 	unsigned long stack[ATD_THREADS][ATD_WORDS] __attribute__((__aligned__(64)));
 
 	/* For the helper, from start. */
@@ -835,8 +831,7 @@ static struct {
 	int result;		/* what start returns */
 } atd_shared __attribute__((__aligned__(64)));
 
-/* The end of the addresses.  On 64 bits the top byte may not count: on arm64, 1 << 56
- * is 0. */
+/* The end of the addresses.  On 64 bits the top byte may not count: on arm64, 1 << 56 is 0. */
 #define ATD_TOP (sizeof(long) == 8 ? 1UL << (8 * sizeof(long) - 8) : 0UL)
 
 /*
@@ -923,8 +918,8 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 	most.bits[0] &= ~(1UL << (ATD_SIGSYS - 1));
 	atd_fill(old, ~0UL);
 	ret = atd_sigmask(ATD_SIG_BLOCK, &most, atd_arg(old));
-	/* The kernel never says that SIGKILL is blocked: then this has not been written, but
-	 * a handler of SIGSYS has answered. */
+	/* The kernel never says that SIGKILL is blocked: then this has not been written, but a
+	 * handler of SIGSYS has answered. */
 	if (ret >= 0 && (ret > 0 || atd_blocked(old, ATD_SIGKILL)))
 		ret = -EPERM;
 	if (ret < 0)
@@ -932,8 +927,8 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 
 	do {
 		holder = __atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED);
-		/* It is free; or this process was forked while another thread held it,
-		 * and that thread is not in this process. */
+		/* It is free; or this process was forked while another thread held it, and that
+		 * thread is not in this process. */
 		while ((holder & ~ATD_WANTED) != self)
 			if (__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
 					__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
@@ -951,8 +946,8 @@ ATD_FN void atd_leave(struct atd_sigset *old)
 	const int held = __atomic_exchange_n(&atd_shared.lock, 0, __ATOMIC_RELEASE);
 	long slept = 0;
 
-	/* The other thread looks once a millisecond.  Without this, one that starts and
-	 * stops in a loop would never let it in. */
+	/* The other thread looks once a millisecond.  Without this, one that starts and stops in a
+	 * loop would never let it in. */
 	while (held & ATD_WANTED && !__atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED) &&
 	       atd_sleep_on(&slept, 2 * ATD_MS) > 0)
 		;
@@ -965,8 +960,8 @@ ATD_NOINLINE long atd_wait(long pid)
 		ATD_WNOHANG | ATD_WCLONE, 0, 0);
 }
 
-/* Waits for a child to end, and reaps it.  Returns 0; -ETIMEDOUT when it is frozen,
- * traced, or in the close of a file whose server does not answer; or wait4's error. */
+/* Waits for a child to end, and reaps it.  Returns 0; -ETIMEDOUT when it is frozen, traced, or in
+ * the close of a file whose server does not answer; or wait4's error. */
 ATD_FN long atd_reap(long pid)
 {
 	long ret, slept = 0;
@@ -980,20 +975,20 @@ ATD_FN long atd_reap(long pid)
 /* 1 if there is a helper, 0 if not, and then its stack is free. */
 ATD_FN long atd_running(int self)
 {
-	/* Without a helper, ask about the caller, who is no child of its own: so it is
-	 * known before the clone whether wait4 is permitted. */
+	/* Without a helper, ask about the caller, who is no child of its own: so it is known before
+	 * the clone whether wait4 is permitted. */
 	const int pid = atd_shared.vmm == self && atd_shared.pid ? atd_shared.pid : self;
 	long ret = atd_wait(pid);
 
 	if (ret == 0) {
 		if (__atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
 			return 1;
-		/* It was killed and has left the memory, but cannot be reaped yet.  Or
-		 * somebody else has reaped it, and its PID is now another child's. */
+		/* It was killed and has left the memory, but cannot be reaped yet.  Or somebody
+		 * else has reaped it, and its PID is now another child's. */
 		ret = atd_reap(pid) == 0;
 	}
-	/* Do not forget one that is not our child: this may be a vfork child, in a PID
-	 * namespace where its number is the VMM's. */
+	/* Do not forget one that is not our child: this may be a vfork child, in a PID namespace
+	 * where its number is the VMM's. */
 	if (ret > 0)
 		atd_shared.pid = 0;
 	return ret < 0 && ret != -ECHILD ? ret : 0;
@@ -1002,8 +997,8 @@ ATD_FN long atd_running(int self)
 /* Kills the helper and reaps it. */
 ATD_FN long atd_end(void)
 {
-	/* Read once: where another process shares this memory, which is forbidden, it may
-	 * become 0, and a signal to 0 would end the VMM's process group. */
+	/* Read once: where another process shares this memory, which is forbidden, it may become 0,
+	 * and a signal to 0 would end the VMM's process group. */
 	const int pid = __atomic_load_n(&atd_shared.pid, __ATOMIC_RELAXED);
 	long ret = pid > 0 ? atd_kill(pid, ATD_SIGKILL) : -ESRCH;
 
@@ -1056,15 +1051,14 @@ ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 		return pid;
 	atd_shared.pid = (int)pid;
 
-	/* It looks again and again: a helper that wakes it would need one more call in its
-	 * filter. */
+	/* It looks again and again: to wake it would be one more call in the helper's filter. */
 	do {
 		dead = atd_wait(pid);
 		progress = __atomic_load_n(&atd_shared.progress, __ATOMIC_ACQUIRE);
 		if (dead || progress <= ATD_READY)
 			break;
-		/* A SIGSTOP of the VMM's process group may have hit it just before setsid.
-		 * The group's SIGCONT then does not. */
+		/* A SIGSTOP of the VMM's process group may have hit it just before setsid.  The
+		 * group's SIGCONT then does not. */
 		if (slept > 20 * ATD_MS)
 			atd_kill(pid, ATD_SIGCONT);
 	} while (atd_sleep_on(&slept, progress == ATD_LOCKING ? ATD_S : 30 * ATD_S) > 0);
@@ -1179,8 +1173,8 @@ ATD_FN long atd_launch(int self)
 	if (ret < 0)
 		return ret;
 
-	/* A filter may refuse ppoll.  Without it nothing could be waited for; and in a
-	 * real-time thread, a loop would keep the helper from running at all. */
+	/* A filter may refuse ppoll.  Without it nothing could be waited for; and in a real-time
+	 * thread, a loop would keep the helper from running at all. */
 	ret = atd_nap(1);
 	atd_shared.filtered = atd_prctl(ATD_PR_GET_SECCOMP, 0, 0) != 0;
 	if (ret == 0 && atd_shared.filtered) {
@@ -1198,8 +1192,8 @@ ATD_FN long atd_launch(int self)
 	if (ret == 0) {
 		tid = ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
 			ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_starter, 0);
-		/* For a moment there still is that thread.  While it is there, the caller
-		 * cannot unshare its user namespace, for example. */
+		/* For a moment there still is that thread.  While it is there, the caller cannot
+		 * unshare its user namespace, for example. */
 		while (tid > 0 && atd_kill(tid, 0) == 0 && atd_sleep_on(&slept, ATD_S) > 0)
 			;
 	}
@@ -1241,8 +1235,8 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 {
 	const int self = (int)atd_call(__NR_getpid, 0);
 
-	/* A child of fork has no helper, and one of vfork must not take over the
-	 * lock: it runs on the memory of its parent, whose threads run too. */
+	/* A child of fork has no helper, and one of vfork must not take over the lock: it runs on
+	 * the memory of its parent, whose threads run too. */
 	if (self < 0 || __atomic_load_n(&atd_shared.vmm, __ATOMIC_RELAXED) != self)
 		return self < 0 ? self : 0;
 	return (int)atd_switch(self, 0);
@@ -1286,8 +1280,8 @@ static const struct atd_insn atd_filter[] = {
 	/* release what is mapped and kept */
 	ATD_MAY(__NR_munmap),
 	ATD_MAY(__NR_close),
-	/* but do not hang in that for ever: a timer, but not on another process's CPU time,
-	 * which it would tell */
+	/* but do not hang in that for ever: a timer, but not on another process's CPU time, which
+	 * it would tell */
 	ATD_MAY_IF(__NR_timer_create, 0, ATD_CLOCK_MONOTONIC),
 	ATD_MAY(__NR_timer_settime),
 	/* free the RAM */
@@ -1457,12 +1451,11 @@ ATD_NOINLINE int atd_has_work(void)
  * of a weak __ehdr_start no relocation, and it would read as 0.
  */
 #define ATD_HIDDEN __attribute__((__visibility__("hidden")))
-extern const char atd_image_start[] __asm__("__ehdr_start") ATD_HIDDEN;
-extern const char atd_image_end[] __asm__("_end") ATD_HIDDEN;
-extern const char atd_text_start[] __asm__("__start_atd_text") ATD_HIDDEN;
-extern const char atd_text_end[] __asm__("__stop_atd_text") ATD_HIDDEN;
-/* gcc does not tell the assembler the visibility of a name that __asm__ gives.  Without
- * this, _end could be that of another module. */
+extern const char atd_image_start[] __asm__("__ehdr_start") ATD_HIDDEN,
+	atd_image_end[] __asm__("_end") ATD_HIDDEN, atd_text_start[] __asm__("__start_atd_text") ATD_HIDDEN,
+	atd_text_end[] __asm__("__stop_atd_text") ATD_HIDDEN;
+/* gcc does not tell the assembler the visibility of a name that __asm__ gives.  Without this, _end
+ * could be that of another module. */
 ATD_FN void atd_hide_symbols(void)
 {
 	__asm__ volatile(".hidden __ehdr_start\n\t.hidden _end\n\t"
@@ -1472,9 +1465,9 @@ ATD_FN void atd_hide_symbols(void)
 /*
  * The helper's last steps must not depend on the program's file.  Nobody may have run its code for
  * months when it is needed, and clean pages are reclaimed: if the file's server (FUSE, NFS) does
- * not answer then, the helper would wait for it, with all of the memory.  A refusal does not matter.
- * A filter of the VMM's that is there already need not know these calls.  They wait while a thread
- * of the VMM holds mmap_lock, say in a large munmap; see atd_start_helper.
+ * not answer then, the helper would wait for it, with all of the memory.  A refusal does not matter;
+ * a filter of the VMM's that is there already need not allow these calls.  While a thread of the
+ * VMM holds mmap_lock, say in a large munmap, they wait: see atd_start_helper.
  */
 ATD_FN void atd_lock_memory(void)
 {
@@ -1605,8 +1598,8 @@ ATD_FN long atd_drop_caps(void)
 
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_worker(void);
 
-/* The other threads, which help with all but the release.  They sleep on a pipe whose
- * writing end the first thread closes when their work begins. */
+/* The other threads, which help with all but the release.  They sleep on a pipe whose writing end
+ * the first thread closes when their work begins. */
 ATD_FN long atd_start_workers(void)
 {
 	const int told = __atomic_load_n(&atd_shared.threads, __ATOMIC_RELAXED);
@@ -1633,8 +1626,8 @@ ATD_FN long atd_start_workers(void)
 	return 0;
 }
 
-/* If a step is refused, start fails with that error: a helper that lacks it would not be
- * what the VMM relies on. */
+/* If a step is refused, start fails with that error: a helper that lacks it would not be what the
+ * VMM relies on. */
 ATD_FN long atd_set_up(int vmm)
 {
 	struct atd_rlimit *const limit = &atd_shared.scratch.limit;
@@ -1651,8 +1644,8 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 3. Nothing held open but what is kept, no directory kept busy if that is
-	 * permitted.  The VMM's limit may be lower than what a pidfd takes. */
+	/* 3. Nothing held open but what is kept, no directory kept busy if that is permitted.  The
+	 * VMM's limit may be lower than what a pidfd takes. */
 	limit->cur = limit->max = 64;
 	atd_syscall(__NR_prlimit64, 0, ATD_RLIMIT_NOFILE, atd_arg(limit), 0, 0);
 	ret = atd_drop_files();
@@ -1679,8 +1672,8 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 6. The death watch: a pidfd (Linux 5.3) becomes readable when every
-	 * thread has let go of the memory.  Without it, a signal and a poll. */
+	/* 6. The death watch: a pidfd (Linux 5.3) becomes readable when every thread has let go of
+	 * the memory.  Without it, a signal and a poll. */
 	atd_shared.pidfd = (int)atd_syscall(ATD_NR_PIDFD_OPEN, vmm, 0, 0, 0, 0);
 	ret = atd_prctl(ATD_PR_SET_PDEATHSIG, atd_shared.pidfd < 0 ? ATD_SIGHUP : 0, 0);
 	if (ret < 0)
@@ -1693,8 +1686,8 @@ ATD_FN long atd_set_up(int vmm)
 	}
 	atd_rehearse();
 
-	/* 7. The other threads; each installs the filter for itself.  Not without
-	 * pidfd, for unshare answers only a process of one thread. */
+	/* 7. The other threads; each installs the filter for itself.  Not without pidfd, for
+	 * unshare answers only a process of one thread. */
 	if (ATD_THREADS > 1 && atd_shared.pidfd >= 0 && atd_shared.timer != -1) {
 		ret = atd_start_workers();
 		if (ret < 0)
@@ -1704,14 +1697,14 @@ ATD_FN long atd_set_up(int vmm)
 	if (ret < 0)
 		return ret;
 
-	/* 8. The watch is armed.  Was that in time?  If the VMM had been killed before,
-	 * its PID may be another's.  This is also the first call under the filter. */
+	/* 8. The watch is armed.  Was that in time?  If the VMM had been killed before, its PID may
+	 * be another's.  This is also the first call under the filter. */
 	return atd_call(__NR_getppid, 0) == vmm ? ATD_READY : -ESRCH;
 }
 
-/* Waits until no other task uses the memory, and returns 0; or -EINVAL after a second, for
- * two helpers of one VMM would wait for each other.  Another error says that a filter
- * refuses the question, as those of containers do. */
+/* Waits until no other task uses the memory, and returns 0; or -EINVAL after a second, for two
+ * helpers of one VMM would wait for each other.  Another error says that a filter refuses the
+ * question, as those of containers do. */
 ATD_FN long atd_wait_alone(void)
 {
 	long ret, slept = 0;
@@ -1729,20 +1722,20 @@ ATD_FN void atd_outlive(int vmm)
 	if (atd_shared.pidfd < 0 || atd_await(atd_shared.pidfd) != 0) {
 		while (atd_call(__NR_getppid, 0) == vmm && atd_unshare_vm() != 0)
 			atd_wait_signal(500 * 1000 * 1000);
-		/* Either the VMM has called execve, or its last thread has begun to exit.
-		 * Some threads may still hold the memory, and one that is about to let go of
-		 * it is not always seen (4.18: exit_mm clears ->mm before mmput). */
+		/* Either the VMM has called execve, or its last thread has begun to exit.  Some
+		 * threads may still hold the memory, and one that is about to let go of it is not
+		 * always seen (4.18: exit_mm clears ->mm before mmput). */
 		atd_wait_alone();
 		max = 250 * ATD_MS;
 	}
 
-	/* From here on a filter may kill this thread alone (for kill, munmap, exit_group), and
-	 * the others would stay. */
+	/* From here on a filter may kill this thread alone (for kill, munmap, exit_group), and the
+	 * others would stay. */
 	if (atd_shared.ready > 0)
 		atd_set_timer(60);
 
-	/* The VMM's parent was woken at the same moment.  Let it have the CPU, and reap,
-	 * before the kernel uses that CPU to free the memory. */
+	/* The VMM's parent was woken at the same moment.  Let it have the CPU, and reap, before the
+	 * kernel uses that CPU to free the memory. */
 	for (; slept < max && atd_kill(vmm, 0) != -ESRCH; slept += nap, nap += nap >> 4)
 		atd_nap(nap);
 }
@@ -1767,8 +1760,8 @@ ATD_FN int atd_survey(void)
 	return 1;
 }
 
-/* 1 if return addresses are also on a shadow stack.  The kernel has mapped the helper's
- * somewhere, and it must not be unmapped. */
+/* 1 if return addresses are also on a shadow stack.  The kernel has mapped the helper's somewhere,
+ * and it must not be unmapped. */
 ATD_FN int atd_shadow_stack(void)
 {
 #if defined(__x86_64__)
@@ -1794,8 +1787,8 @@ ATD_FN unsigned long atd_block_at(unsigned long from)
 	return from ? from & -from : ~(~0UL >> 1);
 }
 
-/* A page has been refused: do the addresses end there?  Then the page halfway to the next
- * block is refused as well.  They end at a multiple of at least 32 GiB (32 bits: 16 MiB). */
+/* A page has been refused: do the addresses end there?  Then the page halfway to the next block is
+ * refused as well.  They end at a multiple of at least 32 GiB (32 bits: 16 MiB). */
 ATD_FN int atd_is_the_end(unsigned long from)
 {
 	const unsigned long block = from & -from;
@@ -1804,8 +1797,8 @@ ATD_FN int atd_is_the_end(unsigned long from)
 		atd_munmap(from + (block >> 1), atd_shared.page) == -EINVAL;
 }
 
-/* A step has led from a page that was refused to one that is not, or to the end: unmaps what
- * it can in between, by halves. */
+/* A step has led from a page that was refused to one that is not, or to the end: unmaps what it can
+ * in between, by halves. */
 ATD_FN void atd_go_back(unsigned long refused, unsigned long next)
 {
 	unsigned long middle;
@@ -1884,8 +1877,8 @@ ATD_NOINLINE const struct atd_area *atd_lowest(unsigned long from, const struct 
 	return lowest;
 }
 
-/* Unmaps everything but the RAM and the image.  Returns 0 without that if there is a shadow
- * stack, or if a filter refuses munmap even where nothing is mapped. */
+/* Unmaps everything but the RAM and the image.  Returns 0 without that if there is a shadow stack,
+ * or if a filter refuses munmap even where nothing is mapped. */
 ATD_FN int atd_release(void)
 {
 	const struct atd_area *const end = &atd_shared.area[ATD_RANGES + 1], *a;
@@ -1981,8 +1974,8 @@ ATD_FN void atd_let_go(void)
 	long slept = 0;
 	int i;
 
-	/* Another process on this memory would crash, such as a vfork child that has not
-	 * called execve yet.  Only a helper of one thread can ask whether there is one. */
+	/* Another process on this memory would crash, such as a vfork child that has not called
+	 * execve yet.  Only a helper of one thread can ask whether there is one. */
 	if (!atd_has_work() || (atd_shared.timer == -1 && !atd_prepare()) || !atd_survey() ||
 	    (atd_shared.ready == 0 && atd_wait_alone() == -EINVAL))
 		return;
@@ -1996,8 +1989,8 @@ ATD_FN void atd_let_go(void)
 	while (__atomic_load_n(&atd_shared.done, __ATOMIC_ACQUIRE) < atd_shared.ready &&
 	       atd_sleep_on(&slept, 60 * ATD_S) > 0)
 		;
-	/* Unmap the RAM as well: a shared file's pages go with its last mapping, and what
-	 * exit unmaps lets go of its file only after the descriptors have closed. */
+	/* Unmap the RAM as well: a shared file's pages go with its last mapping, and what exit
+	 * unmaps lets go of its file only after the descriptors have closed. */
 	for (i = 0; i < ATD_RANGES; i++)
 		atd_shared.area[i].to = 0;
 	atd_release();
@@ -2074,9 +2067,9 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif ATD_EM == 183	/* aarch64 */
 
-/* svc #0; x8; x0 x1 x2 x3 x4; x0; of SVE p0-p15 ffr, and z0-z31 but for their low 128
- * bits (sve.rst).  A clobber can only name all of z0-z31.  No compiler keeps anything
- * in ffr, and clang does not know it. */
+/* svc #0; x8; x0 x1 x2 x3 x4; x0; of SVE p0-p15 ffr, and z0-z31 but for their low 128 bits
+ * (sve.rst).  A clobber can only name all of z0-z31.  No compiler keeps anything in ffr, and clang
+ * does not know it. */
 #ifdef __ARM_FEATURE_SVE
 #define ATD_VECTORS , \
 	"z0", "z1", "z2", "z3", "z4", "z5", "z6", "z7", \
@@ -2115,8 +2108,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif ATD_EM == 40	/* arm */
 
-/* svc #0; r7; r0 r1 r2 r3 r4; r0; none.  Thumb code may use r7 as its frame
- * pointer and then no operand can have it, so it is kept in ip meanwhile. */
+/* svc #0; r7; r0 r1 r2 r3 r4; r0; none.  Thumb code may use r7 as its frame pointer and then no
+ * operand can have it, so it is kept in ip meanwhile. */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
 	register long r0 __asm__("r0") = a, r1 __asm__("r1") = b, r2 __asm__("r2") = c;
@@ -2145,9 +2138,9 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif ATD_EM == 243	/* riscv64 */
 
-/* ecall; a7; a0 a1 a2 a3 a4; a0; of V v0-v31 vl vtype (vector.rst).  gcc 12 knows no such
- * names, but makes no use of V either.  clang 17 does not know the last two, but takes
- * every asm to overwrite them. */
+/* ecall; a7; a0 a1 a2 a3 a4; a0; of V v0-v31 vl vtype (vector.rst).  gcc 12 knows no such names,
+ * but makes no use of V either.  clang 17 does not know the last two, but takes every asm to
+ * overwrite them. */
 #define ATD_V0_V31 \
 	"v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", \
 	"v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", \
@@ -2187,8 +2180,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif ATD_EM == 22	/* s390x */
 
-/* svc 0; r1; r2 r3 r4 r5 r6; r2; none.  clone has its first two arguments the
- * other way round here: stack, flags. */
+/* svc 0; r1; r2 r3 r4 r5 r6; r2; none.  clone has its first two arguments the other way round here:
+ * stack, flags. */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
 	register long r1 __asm__("r1") = nr, r2 __asm__("r2") = a, r3 __asm__("r3") = b;
@@ -2215,8 +2208,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif ATD_EM == 21	/* ppc64le */
 
-/* sc; r0; r3 r4 r5 r6 r7; r3, a positive errno if cr0.SO is set; r4-r12 ctr
- * cr0 xer.  A function is entered with its address in r12 (ELFv2 ABI). */
+/* sc; r0; r3 r4 r5 r6 r7; r3, a positive errno if cr0.SO is set; r4-r12 ctr cr0 xer.  A function is
+ * entered with its address in r12 (ELFv2 ABI). */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
 	register long r0 __asm__("r0") = nr, r3 __asm__("r3") = a, r4 __asm__("r4") = b;
@@ -2275,8 +2268,8 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #elif ATD_EM == 8	/* mips64 */
 
-/* syscall; $2; $4 $5 $6 $7 $8; $2, a positive errno if $7 is set; $1 $3 $8-$15
- * $24 $25 hi lo, and $7.  A function is entered with its address in $25. */
+/* syscall; $2; $4 $5 $6 $7 $8; $2, a positive errno if $7 is set; $1 $3 $8-$15 $24 $25 hi lo, and
+ * $7.  A function is entered with its address in $25. */
 ATD_FN long atd_syscall(long nr, long a, long b, long c, long d, long e)
 {
 	register long v0 __asm__("$2") = nr, a0 __asm__("$4") = a, a1 __asm__("$5") = b;
@@ -2368,32 +2361,24 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; 
 
 /*
  * This software is available under two licences.  Choose whichever you prefer.
- *
  * SPDX-License-Identifier: MIT OR Unlicense
  *
- * ------------------------------------------------------------------------------
- * ALTERNATIVE A - MIT License
+ * A. The Unlicense (public domain): https://unlicense.org
  *
- * Copyright (c) 2026 the async_teardown.h authors
+ * B. The MIT License.  Copyright (c) 2026 the async_teardown.h authors
  *
- * Permission is hereby granted, free of charge, to any person obtaining a copy
- * of this software and associated documentation files (the "Software"), to deal
- * in the Software without restriction, including without limitation the rights
- * to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
- * copies of the Software, and to permit persons to whom the Software is
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+ * associated documentation files (the "Software"), to deal in the Software without restriction,
+ * including without limitation the rights to use, copy, modify, merge, publish, distribute,
+ * sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
  * furnished to do so, subject to the following conditions:
  *
- * The above copyright notice and this permission notice shall be included in all
- * copies or substantial portions of the Software.
+ * The above copyright notice and this permission notice shall be included in all copies or
+ * substantial portions of the Software.
  *
- * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
- * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
- * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
- * AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
- * LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
- * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
- * SOFTWARE.
- *
- * ------------------------------------------------------------------------------
- * ALTERNATIVE B - Public Domain: the Unlicense, https://unlicense.org
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+ * NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+ * NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+ * DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
  */
