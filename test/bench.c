@@ -21,7 +21,6 @@
 #define ASYNC_TEARDOWN_IMPLEMENTATION
 #define ASYNC_TEARDOWN_THREADS 256	/* the most; each case says how many of them it uses */
 
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <sched.h>
@@ -685,60 +684,6 @@ static double start_us(int descriptors, int keep)
 	return us;
 }
 
-/* Of all threads. */
-static long switches(pid_t pid)
-{
-	char path[300], line[128];
-	struct dirent *d;
-	long n, sum = 0;
-	DIR *dir;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	while (dir && (d = readdir(dir))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%.20s/status", pid, d->d_name);
-		f = fopen(path, "r");
-		while (f && fgets(line, sizeof(line), f))
-			if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1 ||
-			    sscanf(line, "nonvoluntary_ctxt_switches: %ld", &n) == 1)
-				sum += n;
-		if (f)
-			fclose(f);
-	}
-	if (dir)
-		closedir(dir);
-	return sum;
-}
-
-static long wakeups(int threads, int seconds)
-{
-	int p[2], helper;
-	long before, n;
-	pid_t pid;
-
-	if (pipe(p))
-		die("pipe");
-	pid = fork_or_die();
-	if (!pid) {
-		async_teardown_threads(threads);
-		helper = async_teardown_start();
-		_exit(write(p[1], &helper, sizeof(helper)) < 0 || pause() < 0);
-	}
-	close(p[1]);
-	if (read(p[0], &helper, sizeof(helper)) != sizeof(helper) || helper < 0)
-		die("start");
-	close(p[0]);
-	usleep(100000);
-	before = switches(helper);
-	sleep((unsigned)seconds);
-	n = switches(helper) - before;
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-	reap_helper(helper, 10);
-	return n;
-}
-
 /* In how many of so many runs did the process free its memory itself? */
 static int synchronous(struct key k, int runs)
 {
@@ -778,7 +723,7 @@ static void plot(const char *file, int rounds, const char *machine)
 		{ "plain exit", PLAIN, 0, 0 }, { "start alone", HELPER, 1, 1 },
 		{ "ram, 1 thread", RAM, 1, 1 }, { "ram, 2 threads", RAM, 2, 1 },
 	};
-	const double w = 800, h = 584, left = 60, right = 252, top = 92, ph = 290, row = 22;
+	const double w = 800, h = 588, left = 60, right = 252, top = 92, ph = 290, row = 22;
 	const double pw = w - left - right, below = top + ph + 92, bar = 150;
 	const int gib = largest < 4096 ? (int)largest / 1024 : 4;
 	double x, y = 0, ymin = 1, ymax = 1, decade, decades, octaves = 0, octave, at = 0, ms = 0;
@@ -1145,8 +1090,6 @@ static void counts(int rounds)
 		printf("  synchronous teardowns in %d runs, %2d threads, %-28s %14d\n", 25 * rounds, k.idle + 1,
 			variant_name[k.variant], synchronous(k, 25 * rounds));
 	}
-	printf("  wake-ups of an idle helper in 10 s %50ld\n", wakeups(1, 10));
-	printf("  the same with 256 threads %59ld\n", wakeups(256, 10));
 	for (i = 0; i < ncases; i++) {
 		c = &cases[i];
 		if (c->key.variant == PLAIN || c->key.variant > FALLBACK)
