@@ -907,7 +907,7 @@ static int load(const char *csv, char *machine, size_t size)
 		k.idle--;
 		k.variant = index_of(variant_name, VARIANTS, variant);
 		k.memory = index_of(memory_name, MEMORIES, memory);
-		if (k.variant == VARIANTS || k.memory == MEMORIES)
+		if (k.variant == VARIANTS || k.memory == MEMORIES || k.how > UNMAPS)
 			continue;
 		c = add(k);
 		largest = k.mib > largest ? k.mib : largest;
