@@ -56,10 +56,10 @@
  *     mapped, that is in the helper: after wait, its DMA still reaches memory until the first sign.
  *     VFIO groups on an iommufd can even be opened again before it.  Start the next VM after the
  *     first sign.  README.md says what to keep, and who unpins the RAM when.
- *   - start locks the helper's code in memory.  Where it may not (RLIMIT_MEMLOCK is used up, or a
- *     seccomp filter was there before start; VmLck in /proc/HELPER/status is 0 then), pages of it can
- *     be reclaimed.  If the program's file is on a server that does not answer (FUSE, NFS), the
- *     helper then hangs in state D; SIGKILL ends it.
+ *   - start locks the helper's code in memory.  Where it cannot (RLIMIT_MEMLOCK is used up, there was
+ *     a seccomp filter, or a thread held mmap_lock for a second), VmLck in /proc/HELPER/status is 0,
+ *     and pages of it can be reclaimed.  If the program's file is on a server that does not answer
+ *     (FUSE, NFS), the helper then hangs in state D; SIGKILL ends it.
  *   - A SIGSTOP of the process group may hit a process of start's at its birth.  If SIGKILL then ends
  *     the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the VMM's
  *     own name, until it gets SIGCONT or SIGKILL.
@@ -489,8 +489,10 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n);
 extern "C" {
 #endif
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpragmas"	/* gcc: what follows, and pack, may be unknown */
+#pragma GCC diagnostic ignored "-Wpragmas"	/* gcc: what follows may be unknown */
+#pragma GCC diagnostic ignored "-Wattributes"
 #pragma GCC diagnostic ignored "-Wunknown-warning-option"	/* clang: the same */
+#pragma GCC diagnostic ignored "-Wunknown-attributes"
 #pragma GCC diagnostic ignored "-Wold-style-cast"
 #pragma GCC diagnostic ignored "-Wpedantic"	/* gcc: to it, strub is part of a type */
 #pragma GCC diagnostic ignored "-Wunsafe-buffer-usage"		/* means pointers, in C */
@@ -509,39 +511,31 @@ extern "C" {
 #elif defined(__clang__)
 #pragma clang attribute push(__attribute__((__uninitialized__)), apply_to = variable(is_local))
 #ifdef __aarch64__
-#define ATD_BARE_C , __target__("no-outline-atomics")
-#else
-#define ATD_BARE_C
-#endif
-#if __has_attribute(__disable_sanitizer_instrumentation__)
-#define ATD_BARE_MORE , __disable_sanitizer_instrumentation__, __no_profile_instrument_function__
+#define ATD_BARE_MORE , __target__("no-outline-atomics")
 #else
 #define ATD_BARE_MORE
 #endif
-#define ATD_BARE __section__("atd_text"), __no_stack_protector__, __no_instrument_function__, \
-	__no_sanitize__("all", "coverage"), __no_split_stack__, __xray_never_instrument__ ATD_BARE_MORE ATD_BARE_C
+#define ATD_BARE __section__("atd_text"), __no_instrument_function__, \
+	__no_profile_instrument_function__, __no_sanitize__("all", "coverage"), \
+	__no_stack_protector__, __no_split_stack__, __xray_never_instrument__, \
+	__disable_sanitizer_instrumentation__ ATD_BARE_MORE
 #else
 /* As pragmas: functions with an attribute "optimize" are not inlined into those without. */
 #pragma GCC push_options
 #pragma GCC optimize ("no-trapv", "inline-atomics", "tree-parallelize-loops=1")
+#pragma GCC optimize ("no-stack-protector")
+#pragma GCC optimize ("no-harden-control-flow-redundancy")
 #if defined(__aarch64__) && __GNUC__ >= 10
 #pragma GCC target ("no-outline-atomics")
 #endif
-#if __GNUC__ >= 14
-#pragma GCC optimize ("no-harden-control-flow-redundancy")
-#define ATD_BARE_MORE __no_stack_protector__, __no_sanitize_coverage__, __strub__("callable")
-#elif __GNUC__ >= 12
-#define ATD_BARE_MORE __no_stack_protector__, __no_sanitize_coverage__
-#else
-#define ATD_BARE_MORE __optimize__("no-stack-protector")
-#endif
 #ifndef __cplusplus	/* g++ refuses no_split_stack at a definition */
-#define ATD_BARE_C , __no_split_stack__
+#define ATD_BARE_MORE , __no_split_stack__
 #else
-#define ATD_BARE_C
+#define ATD_BARE_MORE
 #endif
-#define ATD_BARE __section__("atd_text"), __no_instrument_function__, __noclone__, \
-	__no_profile_instrument_function__, __no_sanitize__("all"), ATD_BARE_MORE ATD_BARE_C
+#define ATD_BARE __section__("atd_text"), __no_instrument_function__, \
+	__no_profile_instrument_function__, __no_sanitize__("all"), __no_sanitize_coverage__, \
+	__no_stack_protector__, __strub__("callable"), __noclone__ ATD_BARE_MORE
 #endif
 #define ATD_FN static __attribute__((ATD_BARE))
 #define ATD_NOINLINE static __attribute__((__noinline__, ATD_BARE))	/* smaller */
@@ -553,11 +547,7 @@ extern "C" {
  * attribute does it, and link-time optimization.  gcc's -fipa-ra would look into what is merely not
  * inlined.
  */
-#if !defined(__clang__) && __GNUC__ >= 8
-#define ATD_OPAQUE __attribute__((__noipa__, ATD_BARE))
-#else
-#define ATD_OPAQUE __attribute__((__noinline__, ATD_BARE))
-#endif
+#define ATD_OPAQUE __attribute__((__noinline__, __noipa__, ATD_BARE))
 
 /*
  * What the code needs of the kernel's interface.  Own definitions, because libc's hide behind
@@ -2311,7 +2301,6 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #undef ATD_BARE
 #undef ATD_BARE_MORE
-#undef ATD_BARE_C
 #undef ATD_FN
 #undef ATD_NOINLINE
 #undef ATD_OPAQUE
