@@ -212,7 +212,7 @@ section_build() {
 }
 count_build() {
 	tests build 2 >"$tmp/build" || exit
-	echo $(($(wc -l <"$tmp/build") + 1)) "$(if_all 200 10)"
+	echo $(($(wc -l <"$tmp/build") + 1)) "$(if_all 200 8)"
 }
 
 # --- release: the image that the helper must not unmap, however it is built ---
@@ -325,5 +325,5 @@ section_release() {
 }
 count_release() {
 	tests release 3 >"$tmp/release" || exit
-	echo "$(wc -l <"$tmp/release")" "$(if_all 150 20)"
+	echo "$(wc -l <"$tmp/release")" "$(if_all 150 15)"
 }

@@ -166,7 +166,7 @@ section_paths() {
 }
 count_paths() {
 	n=$(echo "$scenarios" | wc -w)
-	if_all "$((4 * n)) 150" "$n 40"
+	if_all "$((4 * n)) 150" "$n 30"
 }
 
 # --- refused: what start needs and does not get ------------------------------
