@@ -39,9 +39,8 @@ compilers() {
 	echo "clang++-newest $(newest clang++)"
 }
 
-
 # tests SECTION COLUMN: its table, a line "MODE ... COMPILER FLAGS" for each test of this run;
-# the compilers are in that column.
+# the compilers are in that column.  awk reads what compilers says, an empty line, the table.
 tests() {
 	{
 		compilers
