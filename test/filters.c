@@ -193,6 +193,79 @@ static void start_where_sigmask_traps(void)
 		atd_ppoll(0, 0, 0);
 }
 
+#if defined(__x86_64__) || defined(__aarch64__)
+/* Answers it as a handler has to: by the mask that sigreturn puts back.  Or not quite so. */
+static enum { RIGHTLY, NOT_FOR_SIGSYS, WITHOUT_OLD, NOT_AT_ALL, EMULATIONS } emulation;
+
+static void emulate_sigmask(int sig, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+#ifdef __x86_64__
+	greg_t *const regs = uc->uc_mcontext.gregs, *const ret = &regs[REG_RAX];
+	const long how = regs[REG_RDI];
+	const uint64_t *set = (const uint64_t *)(uintptr_t)regs[REG_RSI];
+	uint64_t *old = (uint64_t *)(uintptr_t)regs[REG_RDX];
+#else
+	unsigned long long *const regs = uc->uc_mcontext.regs, *const ret = regs;
+	const long how = (long)regs[0];
+	const uint64_t *set = (const uint64_t *)(uintptr_t)regs[1];
+	uint64_t *old = (uint64_t *)(uintptr_t)regs[2];
+#endif
+	uint64_t mask, bits;
+
+	(void)sig;
+	(void)info;
+	sh->counter++;
+	*ret = 0;
+	memcpy(&mask, &uc->uc_sigmask, sizeof(mask));
+	if (old && emulation != WITHOUT_OLD && emulation != NOT_AT_ALL)
+		*old = mask;
+	if (!set || emulation == NOT_AT_ALL)
+		return;
+	bits = *set & ~(emulation == NOT_FOR_SIGSYS ? 1ULL << (SIGSYS - 1) : 0);
+	mask = how == SIG_BLOCK ? mask | bits : how == SIG_UNBLOCK ? mask & ~bits : bits;
+	memcpy(&uc->uc_sigmask, &mask, sizeof(mask));
+}
+
+static void start_where_sigmask_is_emulated(void)
+{
+	char before[32];
+	sigset_t set;
+	int i;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGRTMAX);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	snprintf(before, sizeof(before), "%s", status(getpid(), "SigBlk"));
+	on_sigsys(emulate_sigmask);
+	filter_one(__NR_rt_sigprocmask, TRAP);
+	for (i = 0; i < 3; i++) {
+		MUST_INT(async_teardown_start(), ==, -EPERM);
+		/* What it was only the handler can say. */
+		MUST(emulation == WITHOUT_OLD || !strcmp(status(getpid(), "SigBlk"), before));
+		MUST(childless());
+	}
+	MUST_INT(sh->counter, >, 0);
+	ready();
+	for (;;)
+		atd_ppoll(0, 0, 0);
+}
+
+static const char *sigmask_emulated(void)
+{
+	if (before_5_16())
+		SKIP("where the filter traps a process that start makes, this kernel kills the VMM");
+	for (emulation = RIGHTLY; emulation < EMULATIONS; emulation++) {
+		TRY(spawn(start_where_sigmask_is_emulated));
+		TRY(killed_synchronously());
+	}
+	return NULL;
+}
+#else
+static const char *sigmask_emulated(void) { SKIP("knows the registers only of x86-64 and aarch64"); }
+#endif
+
 /* The helper's first steps: whatever traps, no handler runs in it. */
 static void start_where_first_prctl_traps(void)
 {
@@ -654,6 +727,7 @@ static const struct test filters_tests[] = {
 	{ "exact_filter", exact_filter, "start and stop under a filter of just the listed calls" },
 	{ "filter_is_tried", filter_is_tried, "-EPERM if the filter would kill its first call" },
 	{ "sigmask_traps", sigmask_traps, "-EPERM where a handler answers rt_sigprocmask; it never runs in the helper" },
+	{ "sigmask_emulated", sigmask_emulated, "-EPERM where a handler emulates rt_sigprocmask, rightly or not; the mask is as before" },
 	{ "policies", policies_table, "what start and stop say where a policy refuses capabilities, limits, files, kill" },
 	{ "call_by_call", call_by_call, "each of start's calls refused or killed for: no hang, nothing left" },
 	{ "ppoll_refused", ppoll_refused, "-EPERM where a filter refuses ppoll, even if nothing could be reaped at once: no child left" },
