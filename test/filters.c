@@ -38,7 +38,7 @@ static void start_beside_wait_loop(void)
 static const char *killed_beside_wait(void)
 {
 	if (before_5_16())
-		SKIP("where the filter kills the helper, this kernel kills the VMM");
+		SKIP("needs Linux 5.16");
 	TRY(spawn(start_beside_wait_loop));
 	return killed_synchronously();
 }
@@ -643,7 +643,7 @@ static const char *ppoll_refused(void)
 	TRY(spawn(start_without_naps));
 	if (ptrace(PTRACE_SEIZE, vmm, 0, PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK)) {
 		TRY(killed_synchronously());
-		SKIP("may not trace");
+		SKIP(NO_TRACING);
 	}
 	sh->go = 1;
 	CHECK(UNTIL(deadline, ({

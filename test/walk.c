@@ -719,9 +719,9 @@ static const char *walk_release(void)
 
 #else
 
-static const char *walk_layouts(void) { SKIP("only for x86-64 and aarch64"); }
-static const char *walk_random(void) { SKIP("only for x86-64 and aarch64"); }
-static const char *walk_release(void) { SKIP("only for x86-64 and aarch64"); }
+static const char *walk_layouts(void) { SKIP("only for x86 and aarch64"); }
+static const char *walk_random(void) { SKIP("only for x86 and aarch64"); }
+static const char *walk_release(void) { SKIP("only for x86 and aarch64"); }
 
 #endif
 
