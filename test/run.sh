@@ -279,7 +279,7 @@ tally() {
 		'not ok - '*)
 			n=$((n + 1)) failed=$((failed + 1))
 			printf '# failed: %s\n' "$n - ${line#not ok - }" >>"$tmp/tally.failed" ;;
-		'# section build' | '# section release' | '# section tools') group=compilers ;;
+		'# section build' | '# section release' | '# section recipes' | '# section tools') group=compilers ;;
 		'# section '*) group=behaviour ;;
 		esac
 		if [ "$dot" ] && [ -z "$verbose" ]; then
@@ -297,7 +297,7 @@ tally() {
 		esac
 	done
 	[ $((dots % 70)) -eq 0 ] || echo
-	group "$tmp/tally.compilers" 'compilers and tools (.ci/run installs them all on Debian)'
+	group "$tmp/tally.compilers" 'compilers and tools (on Debian, .ci/run installs most of them)'
 	group "$tmp/tally.behaviour" 'behaviour'
 	cat "$tmp/tally.failed"
 	if [ $n -ne "$1" ]; then
