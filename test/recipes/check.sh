@@ -28,7 +28,7 @@ vmm_start() {
 	done
 	mkfifo "$dir/hold"
 	: >"$tmp/said"
-	"$@" 3>"$dir/first.pipe" 4>"$dir/last.pipe" 5>"$dir/later.pipe" \
+	exec "$@" 3>"$dir/first.pipe" 4>"$dir/last.pipe" 5>"$dir/later.pipe" \
 		<"$dir/hold" >>"$tmp/said" 2>"$tmp/err" &
 	vmm=$!
 	exec 9>"$dir/hold"
@@ -154,7 +154,7 @@ section_recipes() {
 		dir=$tmp/recipes/run
 		rm -rf "$dir" && mkdir -p "$dir" && mkfifo "$dir/hold"
 		: >"$dir/said"
-		"$tmp/recipes/supervisor" "$tmp/recipes/carrier" <"$dir/hold" >"$dir/said" 2>"$dir/log" &
+		exec "$tmp/recipes/supervisor" "$tmp/recipes/carrier" <"$dir/hold" >"$dir/said" 2>"$dir/log" &
 		supervisor=$!
 		exec 9>"$dir/hold"
 		# shellcheck disable=SC2317	# until_ok calls it
@@ -188,7 +188,7 @@ section_recipes() {
 			exec 2>&1
 			compiled preload $CC -shared -fPIC
 			: >"$tmp/out"
-			ATD_FOR=unaware LD_PRELOAD=$tmp/recipes/preload "$tmp/recipes/unaware" >"$tmp/out" 2>&1 &
+			exec env ATD_FOR=unaware LD_PRELOAD="$tmp/recipes/preload" "$tmp/recipes/unaware" >"$tmp/out" 2>&1 &
 			vmm=$!
 			until_ok grep -q runs "$tmp/out"	# the constructor has returned
 			helper=$(grep -lsx "cleanup/$vmm" /proc/[0-9]*/comm | tr -dc '0-9\n')
