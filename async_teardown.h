@@ -1004,13 +1004,13 @@ ATD_FN long atd_end(void)
 /* Has set-up come too near to the end of a stack?  Then it stays so. */
 ATD_FN int atd_overflown(void)
 {
-	unsigned long used = 0;
+	unsigned long any = 0;
 	int i, j;
 
 	for (i = 0; i < ATD_THREADS; i++)
 		for (j = 0; j < ATD_SPARE; j++)
-			used |= *(volatile unsigned long *)&atd_shared.stack[i][j];
-	return used != 0;
+			any |= *(volatile unsigned long *)&atd_shared.stack[i][j];
+	return any != 0;
 }
 
 /* Where the stack begins that a thread of the helper runs on, from 0 on. */

@@ -121,6 +121,15 @@ symbols() {
 	done
 }
 
+# bare COMPILER FLAGS...: prints what the helper's functions call and touch that is not the
+# header's own.
+bare() {
+	for opt in -O0 -O2; do
+		"$@" -I. $opt -w -fdata-sections -c -o alone.o "alone.$c" || continue
+		objdump -drw -j atd_text alone.o | awk -f calls.awk | sort -u | sed "s/^/$opt: /"
+	done
+}
+
 # vectors COMPILER FLAGS...: prints what is read of vector registers after a system call
 # that was written before it.
 no_vectors='no vector register is used at all'
@@ -144,6 +153,7 @@ one_build() {
 	link) name="builds: $name" ;;
 	compile) name="compiles: $name" ;;
 	symbols) name="needs no symbol of libc: $name" ;;
+	bare) name="the helper calls nothing: $name" ;;
 	vectors) name="keeps no vector in a register over a system call: $name" ;;
 	fails) name="is refused with a clear message: $name" ;;
 	*) name="builds and runs: $name" ;;
@@ -164,6 +174,7 @@ one_build() {
 	link) "$compiler" -I. "$@" -o drop_in drop_in.$c >log 2>&1 ;;
 	compile) "$compiler" -I. "$@" -c -o drop_in.o drop_in.$c >log 2>&1 ;;
 	symbols) symbols "$compiler" "$@" >log 2>&1 ;;
+	bare) cp "$OLDPWD/test/calls.awk" . && bare "$compiler" "$@" >log 2>&1 ;;
 	vectors) cp "$OLDPWD/test/vectors.awk" . && vectors "$compiler" "$@" >log 2>&1 ;;
 	twofiles)
 		case " $* " in	# STATIC: each has an implementation of its own
