@@ -283,10 +283,9 @@
  *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of one
  *             may keep all others from running for seconds: start and stop then wait for the helper
  *             as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
- *     6.18    a CPU quota stops a thread on its return from the kernel, until the time is paid for
- *             that it has used there.  So under a small quota the RAM is free as after a plain exit,
- *             but the helper's end and the last sign come later: by the CPU time of the freeing,
- *             divided by the quota (512 MiB at 5 %: 0.5 s instead of 0.1) [r]
+ *     6.18    a CPU quota stops a thread on its return from the kernel, until the time that it used
+ *             there is paid for: the RAM is free as after a plain exit, but the helper's end and the
+ *             last sign come later (512 MiB at 5 %: after 0.5 s instead of 0.1) [r]
  *
  *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.2 was run on 3.10 (RHEL
  *     7), 4.4, 4.18 (RHEL 8), 5.4, 5.10, 6.1, 6.12 and 7.3-rc7; this one on 6.18.
@@ -308,10 +307,13 @@
  *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing has to
  *     be defined or included before.  The code calls no function of libc and allocates nothing: it
  *     takes 8.5 KiB with -Os, 0.75 KiB of which are the helper's stack (3 KiB on s390x, mips, ppc64
- *     and with SVE or RISC-V V), and as much for each further thread.  Options that make that
- *     too small are -EOVERFLOW.  -fstack-check makes start fail; so does -fsplit-stack with g++.
- *     With clang's -fsanitize=type and -fmemory-profile, which no attribute turns off, the helper
- *     crashes when the VMM is gone, so nothing is released early.
+ *     and with SVE or RISC-V V), and as much for each further thread.
+ *
+ *     Options add nothing to the helper's code that calls a function or has thread-local storage:
+ *     attributes keep out sanitizers, profiling, -ftrapv, -fstrub and the like.  Two of clang's cannot
+ *     be kept out, -fsanitize=type and -fmemory-profile: the helper crashes when it begins to
+ *     release, and nothing is free early.  start returns -EOVERFLOW with -fsplit-stack in g++, and
+ *     where the frames need too much stack (aligned to 128 bytes and more, say).
  *
  *     Run on a kernel of its own, with and without pidfd_open: x86-64, i386, aarch64, arm (ARM and
  *     Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but x86-64 in emulation.
@@ -509,6 +511,7 @@ extern "C" {
 #if (!defined(__GNUC__) && !defined(__clang__)) || defined(__TINYC__)
 #error "async_teardown.h: needs gcc or clang"
 #elif defined(__clang__)
+#define ATD_SPLIT 0
 #pragma clang attribute push(__attribute__((__uninitialized__)), apply_to = variable(is_local))
 #ifdef __aarch64__
 #define ATD_BARE_MORE , __target__("no-outline-atomics")
@@ -518,7 +521,7 @@ extern "C" {
 #define ATD_BARE __section__("atd_text"), __no_instrument_function__, \
 	__no_profile_instrument_function__, __no_sanitize__("all", "coverage"), \
 	__no_stack_protector__, __no_split_stack__, __xray_never_instrument__, \
-	__disable_sanitizer_instrumentation__ ATD_BARE_MORE
+	__disable_sanitizer_instrumentation__, __no_speculative_load_hardening__ ATD_BARE_MORE
 #else
 /* As pragmas: functions with an attribute "optimize" are not inlined into those without. */
 #pragma GCC push_options
@@ -530,8 +533,11 @@ extern "C" {
 #endif
 #ifndef __cplusplus	/* g++ refuses no_split_stack at a definition */
 #define ATD_BARE_MORE , __no_split_stack__
+#define ATD_SPLIT 0
 #else
 #define ATD_BARE_MORE
+extern const char atd_split_stack[] __asm__("__splitstack_find") __attribute__((__weak__));
+#define ATD_SPLIT (atd_split_stack != 0)
 #endif
 #define ATD_BARE __section__("atd_text"), __no_instrument_function__, \
 	__no_profile_instrument_function__, __no_sanitize__("all"), __no_sanitize_coverage__, \
@@ -1027,9 +1033,9 @@ ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 	long ret, pid, dead, slept = 0;
 	int progress, overflown;
 
-	/* gcc for x86 can be told to align each frame to more than the helper's stack has room for.
+	/* Compilers can be told to align each frame to more than the helper's stack has room for.
 	 * On this one there is room to see it. */
-	if (callers_frame - (const char *)__builtin_frame_address(0) >= ATD_STACK_SIZE / 3)
+	if (ATD_SPLIT || callers_frame - (const char *)__builtin_frame_address(0) >= ATD_STACK_SIZE / 3)
 		return -EOVERFLOW;
 	atd_shared.may_lock = may_lock;
 	atd_shared.ready = 0;
@@ -1077,9 +1083,12 @@ ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 {
 	const char *const frame = (const char *)__builtin_frame_address(0);
-	const long ret = atd_start_helper(!atd_shared.filtered, frame);
+	long (*start)(int, const char *) = atd_start_helper;
+	long ret;
 
-	atd_shared.result = (int)(ret ? ret : atd_start_helper(0, frame));
+	__asm__("" : "+r"(start));	/* gcc does not align frames for a function that it knows */
+	ret = start(!atd_shared.filtered, frame);
+	atd_shared.result = (int)(ret ? ret : start(0, frame));
 	for (;;)
 		atd_call(__NR_exit, 0);
 }
@@ -1163,8 +1172,7 @@ ATD_FN long atd_launch(int self)
 	if (ret < 0)
 		return ret;
 
-	/* A filter may refuse ppoll.  Without it nothing could be waited for; and in a real-time
-	 * thread, a loop would keep the helper from running at all. */
+	/* A filter may refuse ppoll, and then nothing can be waited for. */
 	ret = atd_nap(1);
 	atd_shared.filtered = atd_prctl(ATD_PR_GET_SECCOMP, 0, 0) != 0;
 	if (ret == 0 && atd_shared.filtered) {
@@ -2301,6 +2309,7 @@ ATD_FN long atd_clone(long flags, void *stack, void (*entry)(void), long tid)
 
 #undef ATD_BARE
 #undef ATD_BARE_MORE
+#undef ATD_SPLIT
 #undef ATD_FN
 #undef ATD_NOINLINE
 #undef ATD_OPAQUE
@@ -2337,12 +2346,10 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; 
  * 1.3.0  Nothing goes wrong in silence.  keep returns -EBUSY while a helper lives, and its result has
  *        to be used; ram with size 0 returns -ENOENT if there is no such range; threads returns the
  *        number; start's new error is -EOVERFLOW.  Waits last as long as they say.  Refused ppoll
- *        and SIGSYS handlers that emulate rt_sigprocmask are -EPERM.  Options of the compiler
- *        (-ftrapv, -fstrub) no longer let the helper overwrite the VMM's data.  The helper does not
- *        need the program's file.  Under AppArmor, too, it has no capability in effect.
+ *        and SIGSYS handlers that emulate rt_sigprocmask are -EPERM.  No option of the compiler lets
+ *        the helper overwrite the VMM's data.  The helper does not need the program's file.
  * 1.2.0  async_teardown_threads; ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  All threads close
- *        the kept descriptors but the last, before the RAM.  start works under SELinux's svirt_t and
- *        systemd's ~@privileged.
+ *        the kept descriptors, before the RAM.  start works under svirt_t and ~@privileged.
  * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several threads free
  *        the RAM, descriptors can be kept.
  * 1.0.0  async_teardown_start and async_teardown_stop.
@@ -2351,9 +2358,7 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; 
 /*
  * This software is available under two licences.  Choose whichever you prefer.
  * SPDX-License-Identifier: MIT OR Unlicense
- *
  * A. The Unlicense (public domain): https://unlicense.org
- *
  * B. The MIT License.  Copyright (c) 2026 the async_teardown.h authors
  *
  * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and

@@ -8,7 +8,7 @@
  *   API     with an ASYNC_TEARDOWN_API of its own
  *   WORDS   after macros that are called as attributes are
  *   PACK    after a #pragma pack that somebody has left over
- *   EXPECT  the error that every call has to give
+ *   EXPECT  the error that every call has to give; START_FAILS the one of start alone
  *   PART=1  only the implementation, PART=2 only the user of it; default both
  */
 #if defined(STATIC)
@@ -90,7 +90,7 @@
 #include "async_teardown.h"
 #include "async_teardown.h"
 
-#if ASYNC_TEARDOWN_VERSION < 10200
+#if ASYNC_TEARDOWN_VERSION < 10300
 #error "no version"
 #endif
 
@@ -157,6 +157,8 @@ int main(void)
 #endif
 #ifdef EXPECT
 	if (good && helper == SUCCESS && async_teardown_stop() == SUCCESS)
+#elif defined(START_FAILS)
+	if (good && helper == -(START_FAILS) && async_teardown_stop() == 0)
 #else
 	if (good && helper > 0 && async_teardown_start() > 0 &&
 	    async_teardown_stop() == 0 && async_teardown_stop() == 0 &&
