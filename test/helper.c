@@ -370,6 +370,72 @@ static const char *other_cgroup(void)
 	return NULL;
 }
 
+static void start_without_memlock(void)
+{
+	struct rlimit none = { 0, 0 };
+
+	if (!geteuid())
+		become_nobody();
+	MUST(!setrlimit(RLIMIT_MEMLOCK, &none));
+	start();
+}
+
+static void start_where_mlock_kills(void)
+{
+	filter_one(__NR_mlock, KILL_PROCESS);
+	start();
+}
+
+/* Its code and its stacks, where that is permitted and no filter need know the call. */
+static const char *locks_its_memory(void)
+{
+	TRY(spawn(start));
+	if (!prctl(PR_GET_SECCOMP))
+		CHECK_INT(atoi(status(sh->helper, "VmLck")), >=, (long)(sizeof(atd_shared) >> 10));
+	TRY(killed_asynchronously());
+	TRY(spawn(start_without_memlock));
+	CHECK_INT(atoi(status(sh->helper, "VmLck")), ==, 0);
+	TRY(killed_asynchronously());
+	TRY(spawn(start_where_mlock_kills));
+	CHECK_INT(atoi(status(sh->helper, "VmLck")), ==, 0);
+	return killed_asynchronously();
+}
+
+static void *map_and_unmap(void *arg)
+{
+	const size_t size = 64 << 20;
+	char *p;
+
+	(void)arg;
+	while (!sh->go) {
+		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		MUST(p != MAP_FAILED && !munmap(p, size));
+		sh->counter++;
+	}
+	return NULL;
+}
+
+static void start_beside_mappings(void)
+{
+	pthread_t t;
+	int i;
+
+	MUST(!pthread_create(&t, NULL, map_and_unmap, NULL));
+	for (i = 0; i < effort(30) || sh->counter < 3; i++) {
+		start();
+		MUST_INT(async_teardown_stop(), ==, 0);
+	}
+	start();
+	sh->go = 1;
+	MUST(!pthread_join(t, NULL));
+}
+
+static const char *busy_mappings(void)
+{
+	TRY(spawn(start_beside_mappings));
+	return killed_asynchronously();
+}
+
 static const struct test helper_tests[] = {
 	{ "what_it_is", what_it_is, "the helper's name, session, parent and working directory" },
 	{ "holds_nothing", holds_nothing, "holds no descriptor of the VMM's, even above RLIMIT_NOFILE" },
@@ -380,6 +446,8 @@ static const struct test helper_tests[] = {
 	{ "frozen", frozen, "frozen and thawed with its control group" },
 	{ "other_cgroup", other_cgroup, "the helper in another control group: the VMM's is empty, killed and removed" },
 	{ "helper_killed", helper_killed, "helper killed: VMM undisturbed, next start makes another" },
+	{ "locks_its_memory", locks_its_memory, "its code and static object are locked in memory; not where a limit or a filter is against it" },
+	{ "busy_mappings", busy_mappings, "start beside a thread that maps and unmaps large memory" },
 	{ "signals", signals, "every other signal: stays" },
 	{ "idle", idle, "idle for 10 s: not one wake-up; without pidfd, for 2 s: a few" },
 	{ NULL, NULL, NULL }
