@@ -350,6 +350,157 @@ static const char *fork_has_ram(void)
 	return NULL;
 }
 
+/*
+ * The program's file comes from a server that no longer answers when the VMM dies, and the
+ * pages of its code have been reclaimed.  A plain exit needs none of them.
+ */
+#if defined(SYS_process_madvise) && __has_include(<linux/fuse.h>)
+#include <sys/uio.h>
+
+struct served { int helper; unsigned long from, to; };
+
+/* The VMM, run from the file that is served; 3 is a pipe, 4 the lock's file. */
+static int served(const char *how)
+{
+	struct served told = { 0, (unsigned long)atd_image_start, (unsigned long)atd_image_end };
+
+	lockfd = 4;
+	hold_memory();
+	make_ram((size_t)mib << 20);
+	memset(ram, 1, ram_size);
+	if ((*how == '1' && async_teardown_ram(ram, ram_size)) || (told.helper = async_teardown_start()) <= 0)
+		return 1;
+	if (write(3, &told, sizeof(told)) != sizeof(told))
+		return 1;
+	for (;;)
+		pause();
+}
+
+/* A file system that is one file, this program. */
+static void serve_program(int program)
+{
+	static char buf[1 << 17], data[1 << 17];
+	struct fuse_in_header *in = (void *)buf;
+	struct fuse_read_in *what = (void *)(in + 1);
+	struct fuse_init_out init = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_write = 4096 };
+	struct fuse_attr_out attr = { .attr = { .ino = 1, .mode = S_IFREG | 0755, .nlink = 1 } };
+	struct fuse_open_out opened = { .fh = 1, .open_flags = FOPEN_KEEP_CACHE };
+	struct fuse_out_header out;
+	struct iovec reply[2] = { { &out, sizeof(out) }, { NULL, 0 } };
+	struct stat st;
+
+	fstat(program, &st);
+	attr.attr.size = (uint64_t)st.st_size;
+	while (read(fuse, buf, sizeof(buf)) > 0) {
+		memset(&out, 0, sizeof(out));
+		reply[1].iov_len = 0;
+#define REPLY(with) (reply[1].iov_base = &(with), reply[1].iov_len = sizeof(with))
+		switch (in->opcode) {
+		case FUSE_INIT: REPLY(init); break;
+		case FUSE_GETATTR: REPLY(attr); break;
+		case FUSE_OPEN: REPLY(opened); break;
+		case FUSE_READ:
+			reply[1].iov_base = data;
+			reply[1].iov_len = (size_t)pread(program, data, what->size, (off_t)what->offset);
+			break;
+		case FUSE_FLUSH: case FUSE_RELEASE: break;
+		case FUSE_FORGET: case FUSE_BATCH_FORGET: continue;
+		default: out.error = -ENOSYS;
+		}
+#undef REPLY
+		out.unique = in->unique;
+		out.len = (uint32_t)(sizeof(out) + reply[1].iov_len);
+		if (writev(fuse, reply, 2) < 0)
+			continue;
+	}
+	_exit(0);
+}
+
+/* As memory pressure does. */
+static void reclaim(pid_t pid, const struct served *told)
+{
+	const unsigned long page = (unsigned long)sysconf(_SC_PAGESIZE);
+	const int pidfd = (int)syscall(ATD_NR_PIDFD_OPEN, pid, 0), file = open(slow_file, O_RDONLY | O_CLOEXEC);
+	struct iovec at = { NULL, page };
+	unsigned long i;
+
+	for (i = told->from & -page; i < told->to; i += page) {
+		at.iov_base = (void *)i;
+		syscall(SYS_process_madvise, pidfd, &at, 1UL, 21 /* MADV_PAGEOUT */, 0U);
+	}
+	posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+	close(file);
+	close(pidfd);
+}
+
+static const char *dies_unserved(pid_t server, const char *how)
+{
+	struct served told;
+	int to_me[2];
+
+	CHECK(!pipe(to_me) && (lockfd = memfd_create("lock", MFD_CLOEXEC)) >= 0 && !ftruncate(lockfd, 4096));
+	CHECK_INT((vmm = fork()), >=, 0);
+	if (!vmm) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(to_me[1], 9);
+		dup2(lockfd, 10);
+		dup2(9, 3);
+		dup2(10, 4);
+		execl(slow_file, "scenarios", "--served", how, (char *)NULL);
+		_exit(1);
+	}
+	close(to_me[1]);
+	CHECK_INT(read(to_me[0], &told, sizeof(told)), ==, sizeof(told));
+	close(to_me[0]);
+	sh->helper = told.helper;
+	CHECK(asleep(vmm) && asleep(told.helper) && mm_held());
+	reclaim(vmm, &told);
+	CHECK(freeze(server));
+	CHECK(by_kill() && reap(vmm, NULL));
+	CHECK(UNTIL(deadline / 10, waitpid(told.helper, NULL, WNOHANG | __WALL) == told.helper));
+	CHECK(mm_freed());
+	close(lockfd);
+	return NULL;
+}
+
+static const char *program_unserved(void)
+{
+	const int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	char options[128];
+	const char *r;
+	pid_t server;
+
+	if (geteuid() || (fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
+		SKIP("needs root and /dev/fuse");
+	if (prctl(PR_GET_SECCOMP))
+		SKIP("under a filter the helper does not lock its code");
+	if (syscall(SYS_process_madvise, -1, NULL, 0UL, 21, 0U) && errno == ENOSYS)
+		SKIP("needs process_madvise (Linux 5.10), to reclaim its pages");
+	snprintf(options, sizeof(options), "fd=%d,rootmode=100755,user_id=0,group_id=0", fuse);
+	if (!private_mounts() || mount("atd", slow_file, "fuse", 0, options))
+		SKIP("cannot mount a FUSE");
+	CHECK_INT((server = fork()), >=, 0);
+	if (!server) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		serve_program(program);
+	}
+	close(fuse);
+	r = dies_unserved(server, "0");
+	signal_one(server, SIGCONT);
+	if (!r)
+		r = dies_unserved(server, "1");
+	/* Without a server all who wait for it are told so. */
+	signal_one(server, SIGKILL);
+	reap(server, NULL);
+	umount2(slow_file, MNT_DETACH);
+	return r;
+}
+#else
+static int served(const char *how) { return !how; }
+static const char *program_unserved(void) { SKIP("needs linux/fuse.h and process_madvise"); }
+#endif
+
 /* A second copy of the header, private to a file or library that may be linked. */
 extern int second_start(void *start, unsigned long size) __attribute__((weak));
 
@@ -395,6 +546,7 @@ static const struct test forking_tests[] = {
 	{ "impostor_stops", impostor_stops, "stop in a vfork child that has the VMM's number changes nothing" },
 	{ "group_is_left_alone", group_is_left_alone, "stop while another process on the memory forgets the helper: no signal to the process group" },
 	{ "vfork_in_flight", vfork_in_flight, "a vfork child on the memory: one thread leaves it alone, several end it" },
+	{ "program_unserved", program_unserved, "the program's pages are reclaimed and its file's server hangs: gone all the same" },
 	{ "fork_has_ram", fork_has_ram, "a forked child's helper frees the child's" },
 	{ "two_copies", two_copies, "two copies of the header in one process: both helpers go" },
 	{ NULL, NULL, NULL }

@@ -214,6 +214,8 @@ int main(int argc, char **argv)
 			pause();
 	if (argc > 2 && !strcmp(argv[1], "--lasting"))
 		return lasting(argv[2]);
+	if (argc > 2 && !strcmp(argv[1], "--served"))
+		return served(argv[2]);
 	if (argc > 2 && !strcmp(argv[1], "--refused"))
 		return refused(atoi(argv[2]));
 	if (argc > 1 && !strcmp(argv[1], "-l")) {
