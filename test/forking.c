@@ -421,7 +421,7 @@ static void serve_program(int program)
 static void reclaim(pid_t pid, const struct served *told)
 {
 	const unsigned long page = (unsigned long)sysconf(_SC_PAGESIZE);
-	const int pidfd = (int)syscall(ATD_NR_PIDFD_OPEN, pid, 0), file = open(slow_file, O_RDONLY | O_CLOEXEC);
+	const int pidfd = (int)syscall(ATD_NR_PIDFD_OPEN, pid, 0), file = open(mounted_file, O_RDONLY | O_CLOEXEC);
 	struct iovec at = { NULL, page };
 	unsigned long i;
 
@@ -447,7 +447,7 @@ static const char *dies_unserved(pid_t server, const char *how)
 		dup2(lockfd, 10);
 		dup2(9, 3);
 		dup2(10, 4);
-		execl(slow_file, "scenarios", "--served", how, (char *)NULL);
+		execl(mounted_file, "scenarios", "--served", how, (char *)NULL);
 		_exit(1);
 	}
 	close(to_me[1]);
@@ -471,15 +471,17 @@ static const char *program_unserved(void)
 	const char *r;
 	pid_t server;
 
-	if (geteuid() || (fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
-		SKIP("needs root and /dev/fuse");
 	if (prctl(PR_GET_SECCOMP))
 		SKIP("under a filter the helper does not lock its code");
 	if (syscall(SYS_process_madvise, -1, NULL, 0UL, 21, 0U) && errno == ENOSYS)
 		SKIP("needs process_madvise (Linux 5.10), to reclaim its pages");
-	snprintf(options, sizeof(options), "fd=%d,rootmode=100755,user_id=0,group_id=0", fuse);
-	if (!private_mounts() || mount("atd", slow_file, "fuse", 0, options))
-		SKIP("cannot mount a FUSE");
+	TRY(private_mounts());
+	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
+		return cannot_open("/dev/fuse");
+	snprintf(options, sizeof(options), "fd=%d,rootmode=100755,user_id=%d,group_id=%d",
+		fuse, (int)geteuid(), (int)getegid());
+	if (mount("atd", mounted_file, "fuse", 0, options))
+		SKIP(MAY_NOT_MOUNT);
 	CHECK_INT((server = fork()), >=, 0);
 	if (!server) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -493,7 +495,7 @@ static const char *program_unserved(void)
 	/* Without a server all who wait for it are told so. */
 	signal_one(server, SIGKILL);
 	reap(server, NULL);
-	umount2(slow_file, MNT_DETACH);
+	umount2(mounted_file, MNT_DETACH);
 	return r;
 }
 #else
