@@ -537,7 +537,7 @@ extern "C" {
 #else
 #define ATD_BARE_MORE
 extern const char atd_split_stack[] __asm__("__splitstack_find") __attribute__((__weak__));
-#define ATD_SPLIT (atd_split_stack != 0)
+#define ATD_SPLIT (atd_arg(atd_split_stack) != 0)
 #endif
 #define ATD_BARE __section__("atd_text"), __no_instrument_function__, \
 	__no_profile_instrument_function__, __no_sanitize__("all"), __no_sanitize_coverage__, \
@@ -1902,8 +1902,8 @@ ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
 
 /*
  * The list of work.  All threads take the kept descriptors but the first and the last, in the order
- * given.  Then the first thread frees the RAM range by range, from the lowest address up, in calls
- * that are as long as can be: under a CPU quota, Linux 6.18 stops a task that returns from the
+ * given.  Then the first thread frees the RAM range by range, each from below, in calls that are as
+ * long as can be: under a CPU quota, Linux 6.18 stops a task that returns from the
  * kernel until the time that it has used is paid for.  (If there are others, at most 1 GiB a call:
  * khugepaged waits for mmap_lock and stops the rest meanwhile.)  The others take parts of what is
  * left from the other end.  What one of them has freed, or is late with, the first thread's calls
