@@ -56,10 +56,11 @@
  *     mapped, that is in the helper: after wait, its DMA still reaches memory until the first sign.
  *     VFIO groups on an iommufd can even be opened again before it.  Start the next VM after the
  *     first sign.  README.md says what to keep, and who unpins the RAM when.
- *   - start locks the helper's code in memory.  Where it cannot (RLIMIT_MEMLOCK is used up, there was
- *     a seccomp filter, or a thread held mmap_lock for a second), VmLck in /proc/HELPER/status is 0,
- *     and pages of it can be reclaimed.  If the program's file is on a server that does not answer
- *     (FUSE, NFS), the helper then hangs in state D; SIGKILL ends it.
+ *   - If the program's file is on a server that does not answer (FUSE, NFS), the helper hangs in state
+ *     D when it needs a page of its code that is not in memory; SIGKILL ends it.  So start locks its
+ *     pages.  It cannot if RLIMIT_MEMLOCK is used up, there was a seccomp filter, or a thread held
+ *     mmap_lock for a second: VmLck in /proc/HELPER/status is 0 then.  And some servers take pages
+ *     back all the same: FUSE without FOPEN_KEEP_CACHE when anybody opens the file.
  *   - A SIGSTOP of the process group may hit a process of start's at its birth.  If SIGKILL then ends
  *     the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the VMM's
  *     own name, until it gets SIGCONT or SIGKILL.
@@ -980,8 +981,9 @@ ATD_FN long atd_running(int self)
 		if (__atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
 			return 1;
 		/* It was killed and has left the memory, but cannot be reaped yet.  Or somebody
-		 * else has reaped it, and its PID is now another child's. */
-		ret = atd_reap(pid) == 0;
+		 * else has reaped it, and its PID is now another child's: no longer wait for it. */
+		atd_reap(pid);
+		ret = 1;
 	}
 	/* Do not forget one that is not our child: this may be a vfork child, in a PID namespace
 	 * where its number is the VMM's. */
@@ -1903,11 +1905,10 @@ ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
 /*
  * The list of work.  All threads take the kept descriptors but the first and the last, in the order
  * given.  Then the first thread frees the RAM range by range, each from below, in calls that are as
- * long as can be: under a CPU quota, Linux 6.18 stops a task that returns from the
- * kernel until the time that it has used is paid for.  (If there are others, at most 1 GiB a call:
- * khugepaged waits for mmap_lock and stops the rest meanwhile.)  The others take parts of what is
- * left from the other end.  What one of them has freed, or is late with, the first thread's calls
- * pass over, or free.
+ * long as can be: under a CPU quota, Linux 6.18 stops a task that returns from the kernel until the
+ * time that it has used is paid for.  (If there are others, at most 1 GiB a call: khugepaged waits
+ * for mmap_lock and stops the rest meanwhile.)  The others take parts of what is left from the other
+ * end, and the first thread's calls pass over those, or free them, if late.
  *
  * A part begins at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
  * mmap_lock for reading, so the threads do not exclude each other, as in munmap or exit.

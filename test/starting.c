@@ -328,9 +328,8 @@ static void stop_after_reuse(void)
 	atd_shared.pid = other;
 	MUST_INT(async_teardown_stop(), ==, 0);
 	MUST(!signal_one(other, 0) && state(other) != 'Z');
-	/* else start waits for it, as stop has: another thirty seconds */
+	start();	/* at once: it has been forgotten */
 	MUST(!signal_one(other, SIGKILL) && waitpid(other, NULL, __WALL) == other);
-	start();
 }
 
 static const char *pid_reused(void)
