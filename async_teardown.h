@@ -288,8 +288,8 @@
  *             there is paid for: the RAM is free as after a plain exit, but the helper's end and the
  *             last sign come later (512 MiB at 5 %: after 0.5 s instead of 0.1) [r]
  *
- *     [r]: seen on such a kernel; [s]: from the kernel's source.  Version 1.2 was run on 3.10 (RHEL
- *     7), 4.4, 4.18 (RHEL 8), 5.4, 5.10, 6.1, 6.12 and 7.3-rc7; this one on 6.18.
+ *     [r]: seen on such a kernel; [s]: from its source.  Version 1.2 was run on 3.10 (RHEL 7), 4.4,
+ *     4.18 (RHEL 8), 5.4, 5.10, 6.1, 6.12 and 7.3-rc7; this one on 6.1, 6.12 and 6.18.
  *
  * COMPILING
  *
@@ -1174,8 +1174,7 @@ ATD_FN long atd_launch(int self)
 	if (ret < 0)
 		return ret;
 
-	/* A filter may refuse ppoll, and then nothing can be waited for. */
-	ret = atd_nap(1);
+	ret = atd_nap(1);	/* a filter may refuse it: then nothing could be waited for */
 	atd_shared.filtered = atd_prctl(ATD_PR_GET_SECCOMP, 0, 0) != 0;
 	if (ret == 0 && atd_shared.filtered) {
 		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_try, 0);
