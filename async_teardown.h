@@ -61,9 +61,9 @@
  *     pages.  It cannot if RLIMIT_MEMLOCK is used up, there was a seccomp filter, or a thread held
  *     mmap_lock for a second: VmLck in /proc/HELPER/status is 0 then.  And some servers take pages
  *     back all the same: FUSE without FOPEN_KEEP_CACHE when anybody opens the file.
- *   - A SIGSTOP of the process group may hit a process of start's at its birth.  If SIGKILL then ends
- *     the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the VMM's
- *     own name, until it gets SIGCONT or SIGKILL.
+ *   - A SIGSTOP to the process group may stop a process that start has just made.  If SIGKILL then
+ *     ends the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the
+ *     VMM's own name, until it gets SIGCONT or SIGKILL.
  *   - In a container, the helper does not make the container itself stop faster: when its PID 1
  *     exits, the kernel kills all other processes there and waits for them.  PID 1 cannot have a
  *     helper (-EOPNOTSUPP).
@@ -79,8 +79,8 @@
  *     keeps those of that moment, and its SELinux context, AppArmor profile and Landlock domain.
  *     While it lives, the kernel refuses setcon, and setns to a time namespace.
  *   - Before the VMM's own seccomp filter.  A filter that is there already has to allow the calls
- *     under SYSTEM CALLS.  Tell of RAM before start then: otherwise the helper does not try those
- *     calls, and has one thread only.
+ *     under SYSTEM CALLS.  Call ram or keep before start then: otherwise the helper does not try the
+ *     calls of the release, and has one thread only.
  *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and its
  *     jail has a /proc: /proc/HELPER/root is the root directory of that moment.
  *
@@ -98,10 +98,10 @@
  *     helper         ..... sleeps ....|=| first sign: devices, sockets, KVM, locks are free
  *       its threads  ..... sleep ......|== RAM is freed ==x last sign: all is back
  *
- *     It unmaps everything but the RAM and the program or library that it runs in, and closes the
- *     first kept descriptor.  Then its threads take from one list of work: the further kept
- *     descriptors but the last, in the order given, then the RAM (MADV_DONTNEED, in parallel).
- *     Then the helper exits, and that closes the last kept descriptor.
+ *     It gives the parent up to 20 ms to reap the VMM.  Then it unmaps everything but the RAM and the
+ *     program or library that it runs in, and closes the first kept descriptor.  Then its threads take
+ *     from one list of work: the further kept descriptors but the last, in the order given, then the
+ *     RAM (MADV_DONTNEED, in parallel).  Its exit closes the last kept descriptor.
  *
  *     Without async_teardown_ram and async_teardown_keep there is one step: the helper exits, and
  *     the kernel frees everything as in the VMM's own exit, devices last.
@@ -307,8 +307,8 @@
  *
  *     C99 or C++11 and later; gcc or clang (others are an #error); glibc or musl.  Nothing has to
  *     be defined or included before.  The code calls no function of libc and allocates nothing: it
- *     takes 8.5 KiB with -Os, 0.75 KiB of which are the helper's stack (3 KiB on s390x, mips, ppc64
- *     and with SVE or RISC-V V), and as much for each further thread.
+ *     takes 8.5 KiB with -Os (10 with two threads).  0.75 KiB of it are the stack of a thread (3 KiB
+ *     on s390x, mips, ppc64 and with SVE or RISC-V V).
  *
  *     Options add nothing to the helper's code that calls a function or has thread-local storage:
  *     attributes keep out sanitizers, profiling, -ftrapv, -fstrub and the like.  Two of clang's cannot
@@ -316,7 +316,7 @@
  *     release, and nothing is free early.  start returns -EOVERFLOW with -fsplit-stack in g++, and
  *     where the frames need too much stack (aligned to 128 bytes and more, say).
  *
- *     Run on a kernel of its own, with and without pidfd_open: x86-64, i386, aarch64, arm (ARM and
+ *     Run on kernels of the architecture, with and without pidfd_open: x86-64, i386, aarch64, arm (ARM and
  *     Thumb code), s390x, ppc64le, riscv64, mips64el, loongarch64; all but x86-64 in emulation.
  *     Compiled only: mips64.  On other architectures, on arm before version 6 and on big-endian
  *     arm, the implementation is an #error.  On other systems than Linux the functions exist and
@@ -693,9 +693,9 @@ ATD_FN long atd_unshare_vm(void)
 
 /* ppoll, because poll is restarted by a call of its own after SIGSTOP and SIGCONT, restart_syscall,
  * which the filter would kill. */
-ATD_NOINLINE long atd_ppoll(long fds, long n, long timeout)
+ATD_NOINLINE long atd_ppoll(long fds, long n, long timespec)
 {
-	return atd_syscall(__NR_ppoll, fds, n, timeout, 0, 0);
+	return atd_syscall(__NR_ppoll, fds, n, timespec, 0, 0);
 }
 
 /* Sleeps until something happens to the descriptor; 0 then. */
@@ -924,8 +924,8 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 
 	do {
 		holder = __atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED);
-		/* It is free; or this process was forked while another thread held it, and that
-		 * thread is not in this process. */
+		/* Only a holder with this PID counts: that of another process, of which this one is a
+		 * fork, is not in here. */
 		while ((holder & ~ATD_WANTED) != self)
 			if (__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
 					__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
@@ -1029,7 +1029,7 @@ ATD_FN void *atd_stack(int thread)
 
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_main(void);
 
-/* Returns the helper's PID, -errno, or 0 if it could not lock its memory in time. */
+/* Returns the helper's PID; -errno; or 0 if it did not lock its memory in time, and is gone. */
 ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 {
 	long ret, pid, dead, slept = 0;
@@ -1097,8 +1097,8 @@ ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 
 /*
  * The first steps of a process that shares this memory.  It blocks all signals, so no handler of
- * SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread that has cloned it:
- * the VMM may be killed while a SIGSTOP holds this process.
+ * SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread that has cloned it,
+ * which waits for it: the VMM may be killed while a SIGSTOP holds this process.
  *
  * And it dumps no core: that would be of the VMM's memory, and written with a uid that the VMM may
  * have given up by then.  A program in core_pattern gets one at a limit of 0 too, but not at 1; a
@@ -2343,7 +2343,7 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; 
 /*
  * VERSIONS
  *
- * 1.3.0  Nothing goes wrong in silence.  keep returns -EBUSY while a helper lives, and its result has
+ * 1.3.0  More mistakes are reported: keep returns -EBUSY while a helper lives, and its result has
  *        to be used; ram with size 0 returns -ENOENT if there is no such range; threads returns the
  *        number; start's new error is -EOVERFLOW.  Waits last as long as they say.  Refused ppoll
  *        and SIGSYS handlers that emulate rt_sigprocmask are -EPERM.  No option of the compiler lets
