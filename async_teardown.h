@@ -164,7 +164,7 @@
  * SIDE EFFECTS
  *
  *   - ps and top show the memory and the command line twice; RSS, PSS and USS all double.
- *   - The helper's code and static object are locked in memory: some 20 KiB of RLIMIT_MEMLOCK.
+ *   - start locks some 20 KiB in memory (RLIMIT_MEMLOCK).  They stay locked after stop.
  *   - After the VMM's death the helper has a new parent: the nearest subreaper, or PID 1.  It gets a
  *     SIGCHLD at the helper's end, and has to reap it.
  *   - Until then, the helper and its threads count against pids.max and RLIMIT_NPROC, the helper's
@@ -271,8 +271,8 @@
  *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised: the helper
  *             waits for its parent-death signal and polls twice a second, since a VMM of another
  *             uid may not send that signal.  So memory may come back 0.5 s late, later under load,
- *             and 0.25 s later if the parent does not reap.  The helper has one thread.  It notices
- *             an execve without stop [r]
+ *             and 0.25 s later if the parent does not reap.  The first sign may come before wait
+ *             returns: wait for both.  The helper has one thread, and notices an execve [r]
  *     5.9     close_range.  Before: /proc/self/fd; without /proc, the helper closes a million
  *             numbers one by one (some 0.1 s) [r]
  *     5.16    a process that is killed as if to dump core no longer takes along all that share its
@@ -458,8 +458,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  *     -ENOSYS   not Linux
  *
  * The compiler warns if the result is ignored.  Any thread may call this, but not while another is
- * in here or in start.  start's cost grows with the highest number kept: the table is copied up to
- * there.
+ * in here or in start, nor a vfork child.  start's cost grows with the highest number kept: the
+ * table is copied up to there.
  */
 ASYNC_TEARDOWN_API ASYNC_TEARDOWN_IS(__warn_unused_result__)
 int async_teardown_keep(const int *fds, int n);
@@ -1909,7 +1909,7 @@ ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
  * for mmap_lock and stops the rest meanwhile.)  The others take parts of what is left from the other
  * end, and the first thread's calls pass over those, or free them, if late.
  *
- * A part begins at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
+ * A part begins and ends at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
  * mmap_lock for reading, so the threads do not exclude each other, as in munmap or exit.
  */
 ATD_FN void atd_work(int first)
@@ -1933,7 +1933,7 @@ ATD_FN void atd_work(int first)
 		while ((to = __atomic_load_n(&a->to, __ATOMIC_RELAXED)) >
 		       (low = from = __atomic_load_n(&a->from, __ATOMIC_RELAXED))) {
 			if (first)
-				to = to - from > most ? from + most : to;
+				to = to - from > most ? (from + most) & -(1UL << 25) : to;
 			else {
 				from = (to - ((to - low) >> share)) & -(1UL << 25);
 				from = from > low ? from : low;
