@@ -284,9 +284,9 @@
  *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of one
  *             may keep all others from running for seconds: start and stop then wait for the helper
  *             as long.  kernel.sched_autogroup_enabled=0 ends the former [r]
- *     6.18    a CPU quota stops a thread on its return from the kernel, until the time that it used
- *             there is paid for: the RAM is free as after a plain exit, but the helper's end and the
- *             last sign come later (512 MiB at 5 %: after 0.5 s instead of 0.1) [r]
+ *     6.18    a CPU quota stops a thread on its return from the kernel, until its quota has caught up
+ *             with the time used: the RAM is free a period later than after a plain exit, the helper's
+ *             end and the last sign later still (512 MiB, 5 %: 0.2 and 0.5 s, plain 0.1) [r]
  *
  *     [r]: seen on such a kernel; [s]: from its source.  Version 1.2 was run on 3.10 (RHEL 7), 4.4,
  *     4.18 (RHEL 8), 5.4, 5.10, 6.1, 6.12 and 7.3-rc7; this one on 6.1, 6.12 and 6.18.
