@@ -76,7 +76,7 @@
  *
  *   - After daemonizing: the helper belongs to the process that started it.
  *   - In the control group and the namespaces of the VM, after setcon and the like: the helper
- *     keeps those of that moment, and its SELinux context, AppArmor profile and Landlock domain.
+ *     keeps those of that moment, also SELinux context, AppArmor profile and Landlock domain.
  *     While it lives, the kernel refuses setcon, and setns to a time namespace.
  *   - Before the VMM's own seccomp filter.  A filter that is there already has to allow the calls
  *     under SYSTEM CALLS.  Call ram or keep before start then: otherwise the helper does not try the
@@ -85,8 +85,8 @@
  *     jail has a /proc: /proc/HELPER/root is the root directory of that moment.
  *
  *     Threads may exist, and the calling one may end.  The helper keeps the caller's scheduling
- *     policy and CPU affinity: do not call start from a pinned or real-time thread.  start needs 4
- *     KiB of the caller's stack.
+ *     policy and CPU affinity: do not call start from a pinned or real-time thread, nor with less
+ *     than 4 KiB of stack.
  *
  * HOW IT WORKS
  *
@@ -457,9 +457,9 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  *     -EBADF    one is negative.  (start says so of one that is not open)
  *     -ENOSYS   not Linux
  *
- * The compiler warns if the result is ignored.  Any thread may call this, but not while another is
- * in here or in start, nor a vfork child.  start's cost grows with the highest number kept: the
- * table is copied up to there.
+ * If it fails, do not start: the pipes would close with the VMM, and both signs would lie.  The
+ * compiler warns if the result is ignored.  Any thread may call this, but not while another is in
+ * here or in start, nor a vfork child.  start's cost grows with the highest number kept.
  */
 ASYNC_TEARDOWN_API ASYNC_TEARDOWN_IS(__warn_unused_result__)
 int async_teardown_keep(const int *fds, int n);
