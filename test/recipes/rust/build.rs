@@ -4,7 +4,7 @@ use std::{env, path::Path, process::Command};
 
 fn run(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status();
-    assert!(status.is_ok_and(|s| s.success()), "{program} {arguments:?} fails");
+    assert!(matches!(status, Ok(s) if s.success()), "{program} {arguments:?} fails");
 }
 
 fn main() {
