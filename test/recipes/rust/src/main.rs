@@ -1,7 +1,7 @@
 // A VMM in Rust: the order of the calls, and the end.  The supervisor gives it the writing
 // ends of two pipes, as 3 and 4; see supervisor.c.
-use std::ffi::{c_int, c_ulong, c_void};
 use std::io::Error;
+use std::os::raw::{c_int, c_ulong, c_void};
 
 extern "C" {
     fn async_teardown_ram(start: *mut c_void, size: c_ulong) -> c_int;
