@@ -532,7 +532,7 @@ extern "C" {
 #if defined(__aarch64__) && __GNUC__ >= 10
 #pragma GCC target ("no-outline-atomics")
 #endif
-#ifndef __cplusplus	/* g++ refuses no_split_stack at a definition */
+#ifndef __cplusplus	/* g++ refuses no_split_stack at a definition: look for its runtime */
 #define ATD_BARE_MORE , __no_split_stack__
 #define ATD_SPLIT 0
 #else
@@ -792,7 +792,7 @@ struct atd_area { unsigned long from, to; };	/* to is 0: none */
 static struct {
 	/* Told by the VMM: its RAM, also while the helper lives; last the helper's image. */
 	struct atd_area area[ATD_RANGES + 1];
-	/* For the next helper; they are kept only while there is none. */
+	/* For the next helper: these change only while there is none. */
 	struct atd_fds kept;
 	int threads;		/* 0: all */
 
