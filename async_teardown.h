@@ -1509,7 +1509,7 @@ ATD_NOINLINE int atd_prepare(void)
  * If there is a filter, makes its later calls once, so that they change nothing.  If the filter
  * kills a thread for one of them, that thread now is the whole helper, and start says so.  Later
  * the other threads would stay.  If nothing has been told yet, the filter need not allow the calls
- * of the release: then these are not tried, and there is no other thread. munmap is not tried: it
+ * of the release: then these are not tried, and there is no other thread.  munmap is not tried: it
  * would wait for mmap_lock, which a thread of the VMM may hold.
  */
 ATD_FN void atd_rehearse(void)

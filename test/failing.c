@@ -292,19 +292,26 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* At mounted_file. */
-static const char *mount_slow_file(void)
+/* A file of this mode, at mounted_file. */
+static const char *mount_fuse(unsigned mode)
 {
 	char options[128];
-	pthread_t t;
 
 	TRY(private_mounts());	/* before /dev/fuse is opened: it has to be by who mounts */
 	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
 		return cannot_open("/dev/fuse");
-	snprintf(options, sizeof(options), "fd=%d,rootmode=100666,user_id=%d,group_id=%d",
-		fuse, (int)geteuid(), (int)getegid());
+	snprintf(options, sizeof(options), "fd=%d,rootmode=%o,user_id=%d,group_id=%d",
+		fuse, S_IFREG | mode, (int)geteuid(), (int)getegid());
 	if (mount("atd", mounted_file, "fuse", 0, options))
 		SKIP(MAY_NOT_MOUNT);
+	return NULL;
+}
+
+static const char *mount_slow_file(void)
+{
+	pthread_t t;
+
+	TRY(mount_fuse(0666));
 	CHECK(!pthread_create(&t, NULL, serve, NULL));
 	return NULL;
 }

@@ -467,7 +467,6 @@ static const char *dies_unserved(pid_t server, const char *how)
 static const char *program_unserved(void)
 {
 	const int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	char options[128];
 	const char *r;
 	pid_t server;
 
@@ -475,13 +474,7 @@ static const char *program_unserved(void)
 		SKIP("under a filter the helper does not lock its code");
 	if (syscall(SYS_process_madvise, -1, NULL, 0UL, 21, 0U) && errno == ENOSYS)
 		SKIP("needs process_madvise (Linux 5.10), to reclaim its pages");
-	TRY(private_mounts());
-	if ((fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
-		return cannot_open("/dev/fuse");
-	snprintf(options, sizeof(options), "fd=%d,rootmode=100755,user_id=%d,group_id=%d",
-		fuse, (int)geteuid(), (int)getegid());
-	if (mount("atd", mounted_file, "fuse", 0, options))
-		SKIP(MAY_NOT_MOUNT);
+	TRY(mount_fuse(0755));
 	CHECK_INT((server = fork()), >=, 0);
 	if (!server) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
