@@ -37,9 +37,9 @@
  *     (size 0) before you unmap it.
  *   - A mapping that nobody has told of is unmapped with the devices.  If it is large, they are
  *     free only after its memory.  Tell of all large mappings.
- *   - Without a helper (start failed, it was stopped, somebody killed it) all that is kept closes
- *     in the VMM's exit or the helper's, after the memory: both signs are late, and true.  A lock
- *     that only a mapping holds may be free a moment after them (0.5 ms): try again.
+ *   - Without a helper (start failed, it was stopped, somebody killed it) the kept descriptors
+ *     close after the memory is free: both signs are late, and true.  A lock that only a mapping
+ *     holds may be free a moment later (0.5 ms; some ms on a busy machine): try again.
  *   - Native AIO (io_submit) and slow io_uring writes continue after the VMM's death.  A write can
  *     reach the disk after wait has returned and after the first sign (see WHAT IS FREE WHEN).
  *     With native AIO, wait for the helper's end before another VM opens the image.
@@ -82,7 +82,7 @@
  *     under SYSTEM CALLS.  Call ram or keep before start then: otherwise the helper does not try the
  *     calls of the release, and has one thread only.
  *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and its
- *     jail has a /proc: /proc/HELPER/root is the root directory of that moment.
+ *     jail has a /proc: otherwise /proc/HELPER/root leads out of the jail.
  *
  *     Threads may exist, and the calling one may end.  The helper keeps the caller's scheduling
  *     policy and CPU affinity: do not call start from a pinned or real-time thread, nor with less
@@ -275,11 +275,10 @@
  *             returns: wait for both.  The helper has one thread, and notices an execve [r]
  *     5.9     close_range.  Before: /proc/self/fd; without /proc, the helper closes a million
  *             numbers one by one (some 0.1 s) [r]
- *     5.16    a process that is killed as if to dump core no longer takes along all that share its
- *             memory (kernel commit 0258b5fd7c71), also with RLIMIT_CORE 0, but not with
- *             PR_SET_DUMPABLE 0.  Before: after a SIGSEGV of the VMM the teardown may be
- *             synchronous, and a filter that kills or traps the helper kills the VMM (not on 4.4)
- *             [r]
+ *     5.16    Before (kernel commit 0258b5fd7c71), a signal that dumps core kills all processes that
+ *             share the memory, also if RLIMIT_CORE is 0, but not with PR_SET_DUMPABLE 0.  So after
+ *             a SIGSEGV of the VMM the teardown may be synchronous, and a filter that kills or traps
+ *             the helper kills the VMM (not on 4.4) [r]
  *     5.18    MADV_DONTNEED_LOCKED, and MADV_DONTNEED for hugetlb [s]
  *     6.18    where sessions (autogroup) or control groups share the CPUs, the busy threads of one
  *             may keep all others from running for seconds: start and stop then wait for the helper
@@ -384,10 +383,10 @@ extern "C" {
  * it in a SIGSYS handler, nor in a vfork child or another process that shares the VMM's memory: two
  * processes would set up two helpers on one stack.  It waits for the helper to be set up: a
  * fraction of a millisecond on an idle machine; a second more if a thread holds mmap_lock as long,
- * say in a large munmap.  The seconds above are what it sleeps, and last longer where it gets no
- * CPU.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent is not told
- * of a stop.  A helper that is stopped is continued.  start prints nothing, and leaves the caller's
- * errno, signal mask, signal handlers, descriptors and heap alone.
+ * say in a large munmap.  Of the seconds above it counts those that it sleeps: without CPU time
+ * they last longer.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent
+ * is not told of a stop.  A helper that is stopped is continued.  start prints nothing, and leaves
+ * the caller's errno, signal mask, signal handlers, descriptors and heap alone.
  */
 ASYNC_TEARDOWN_API int async_teardown_start(void);
 
