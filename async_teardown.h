@@ -24,7 +24,7 @@
  *
  * WHAT CAN GO WRONG
  *
- *   - execve gives the helper no notice.  It keeps the old address space alive until the process
+ *   - execve gives the helper no notice.  The helper keeps the old address space until the process
  *     exits.  Call async_teardown_stop() before execve, also if another thread is still in start;
  *     and before dlclose of the library that this file is compiled into.
  *   - A VMM that unmaps or frees its RAM on the way out does so before wait returns, and gains
@@ -48,19 +48,19 @@
  *     process, a second copy's helper.  A helper of one thread sees such a process, waits a second
  *     for it, and then releases nothing early.  A helper of several threads cannot see it; nor can
  *     one where a filter refuses unshare, as in containers.
- *   - The close of a kept descriptor can block: a socket with SO_LINGER, a file on FUSE or NFS.  Do
- *     not keep one.  It holds up one thread (if given first, all of them), and nothing times it
- *     out.  Nor keep a vhost descriptor: on Linux 6.4 to 6.9 its worker, a thread of the VMM, ends
- *     when that closes, so VMM and helper wait for each other [s].
+ *   - Do not keep a descriptor whose close can block: a socket with SO_LINGER, a file on FUSE or NFS.
+ *     It holds up one thread, or all of them if given first, and even SIGKILL may not end that.  Nor
+ *     keep a vhost descriptor: on Linux 6.4 to 6.9 its worker, a thread of the VMM, ends only when
+ *     the descriptor closes, so VMM and helper wait for each other [s].
  *   - A VFIO device closes, and is reset, with its last descriptor or mapped region.  If one is
- *     mapped, that is in the helper: after wait, its DMA still reaches memory until the first sign.
- *     VFIO groups on an iommufd can even be opened again before it.  Start the next VM after the
+ *     mapped, the helper closes the device: after wait, DMA still reaches memory until the first sign.
+ *     VFIO groups on an iommufd can even be opened again before that sign.  Start the next VM after the
  *     first sign.  README.md says what to keep, and who unpins the RAM when.
- *   - If the program's file is on a server that does not answer (FUSE, NFS), the helper hangs in state
- *     D when it needs a page of its code that is not in memory; SIGKILL ends it.  So start locks its
- *     pages.  It cannot if RLIMIT_MEMLOCK is used up, there was a seccomp filter, or a thread held
- *     mmap_lock for a second: VmLck in /proc/HELPER/status is 0 then.  And some servers take pages
- *     back all the same: FUSE without FOPEN_KEEP_CACHE when anybody opens the file.
+ *   - If the program's file is on a server that does not answer (FUSE, NFS), and a page of the helper's
+ *     code is not in memory, the helper hangs in state D; SIGKILL ends it.  So start locks that code,
+ *     unless RLIMIT_MEMLOCK is used up, there was a seccomp filter, or a thread held mmap_lock for a
+ *     second; if the VMM itself locks nothing, VmLck in /proc/HELPER/status is 0 then.  The lock does
+ *     not help where anybody opens the file on a FUSE without FOPEN_KEEP_CACHE: the page is dropped.
  *   - A SIGSTOP to the process group may stop a process that start has just made.  If SIGKILL then
  *     ends the VMM alone, that process keeps the memory and all of the VMM's descriptors, under the
  *     VMM's own name, until it gets SIGCONT or SIGKILL.
@@ -74,7 +74,7 @@
  *
  * WHEN TO CALL START
  *
- *   - After daemonizing: the helper belongs to the process that started it.
+ *   - After daemonizing: a child of fork has no helper.
  *   - In the control group and the namespaces of the VM, after setcon and the like: the helper
  *     keeps those of that moment, also SELinux context, AppArmor profile and Landlock domain.
  *     While it lives, the kernel refuses setcon, and setns to a time namespace.
@@ -84,9 +84,9 @@
  *   - Before chroot and setuid.  But call it in the jail if the VMM has no capabilities and its
  *     jail has a /proc: otherwise /proc/HELPER/root leads out of the jail.
  *
- *     Threads may exist, and the calling one may end.  The helper keeps the caller's scheduling
- *     policy and CPU affinity: do not call start from a pinned or real-time thread, nor with less
- *     than 4 KiB of stack.
+ *     The VMM may have threads by then, and the calling one may end.  The helper keeps the caller's
+ *     scheduling policy and CPU affinity: do not call start from a pinned or real-time thread, nor
+ *     with less than 4 KiB of stack.
  *
  * HOW IT WORKS
  *
@@ -98,10 +98,10 @@
  *     helper         ..... sleeps ....|=| first sign: devices, sockets, KVM, locks are free
  *       its threads  ..... sleep ......|== RAM is freed ==x last sign: all is back
  *
- *     It gives the parent up to 20 ms to reap the VMM.  Then it unmaps everything but the RAM and the
- *     program or library that it runs in, and closes the first kept descriptor.  Then its threads take
- *     from one list of work: the further kept descriptors but the last, in the order given, then the
- *     RAM (MADV_DONTNEED, in parallel).  Its exit closes the last kept descriptor.
+ *     The helper gives the parent up to 20 ms to reap the VMM.  Then it unmaps everything but the RAM
+ *     and the program or library that it runs in, and closes the first kept descriptor, if there are
+ *     several.  Then its threads share one list of work: the descriptors between the first and the last,
+ *     in the order given, then the RAM (MADV_DONTNEED).  The helper's exit closes the last descriptor.
  *
  *     Without async_teardown_ram and async_teardown_keep there is one step: the helper exits, and
  *     the kernel frees everything as in the VMM's own exit, devices last.
@@ -116,15 +116,15 @@
  *     after wait              what only descriptors hold: TAP, sockets, ports, locks, files
  *     next, with ram or keep  what is mapped and not RAM: VFIO regions, KVM's guest (unless a
  *                             guest_memfd holds it), packet rings, locks and files of mappings,
- *                             io_uring and AF_XDP rings.  The kernel closes what these two hold a
- *                             moment later, as after any exit: the files of an io_uring's requests
- *                             in flight, and those registered (with NO_MMAP both go with wait; with
- *                             SQPOLL those of requests do)
+ *                             io_uring and AF_XDP rings.  What these two kinds of ring hold is
+ *                             closed a moment later, as after any exit: an io_uring's registered
+ *                             files, and those of its requests in flight (with NO_MMAP both are free
+ *                             after wait, with SQPOLL those of the requests)
  *     the first sign          the first kept descriptor closes, if several are kept
  *     then                    the other kept descriptors and the RAM.  A guest_memfd holds its VM:
- *                             KVM's guest is gone when the last of them is closed.  Between two
- *                             pipes, with as many threads as there are guest_memfds, that is before
- *                             their memory is freed
+ *                             KVM's guest goes with the last of its guest_memfds.  If all are kept,
+ *                             between two pipes, and the helper has a thread for each, the guest
+ *                             goes before their memory is freed
  *     when the helper exits   native AIO's files, namespaces, the executable (ETXTBSY until then)
  *                             and its file system, the root directory (EBUSY until then), the
  *                             control group; a userfaultfd's handler gets ESRCH.  Without ram and
@@ -134,15 +134,15 @@
  *     To see the signs, keep the writing end of a pipe (O_CLOEXEC), given first or last.  Any
  *     process that has the reading end gets an end of file.  The first sign says: the next VM may
  *     start, if there is room for both.  The last one says: all is back.  (What an io_uring held
- *     may be a moment late for both: try again.)  The helper's end says so too, if ram or keep was
- *     used: wait for it with a pidfd, or with tail --pid.  With start alone it does not: while a
- *     monitoring agent reads /proc/PID/smaps, memory and mapped locks stay for some 100 ms after
- *     the helper.
+ *     may be a moment late for both: try again.)  If ram or keep was used, the helper's end
+ *     also says that all is back: wait for it with a pidfd, or with tail --pid.  With start alone it
+ *     does not: while a monitoring agent reads /proc/PID/smaps, memory and mapped locks outlive the
+ *     helper by some 100 ms.
  *
- *     The helper can release nothing early, and all kept descriptors close in its exit (so the
- *     helper's end is the sign then),
- *       - where its calls are also on a shadow stack (x86 SHSTK, arm64 GCS); the threads free the
- *         RAM in parallel there all the same;
+ *     In these cases the helper cannot release anything early.  All kept descriptors then close in
+ *     its exit, so its end is the sign:
+ *       - where return addresses are also on a shadow stack (x86 SHSTK, arm64 GCS, RISC-V Zicfiss);
+ *         the threads free the RAM in parallel there all the same;
  *       - where a filter refuses munmap or timer_create, or the uid's RLIMIT_SIGPENDING is used up;
  *       - where the linker does not tell where the image is (__ehdr_start is 0), or puts .bss
  *         outside of it (gold -Tbss), or the program was rewritten later (BOLT);
@@ -181,9 +181,9 @@
  *
  *       - holds no descriptor but a pidfd of the VMM, a pipe for its threads, and what is kept, for
  *         which it has no calls but close and ppoll;
- *       - has no capability in effect, has no_new_privs, and dumps no core (but to a socket in
- *         core_pattern, which asks for no limit; and to a program there if the hard RLIMIT_CORE is
- *         0 and cannot be raised);
+ *       - has no capability in effect, has no_new_privs, and dumps no core (except to a socket
+ *         in core_pattern, for which no limit counts; and to a program there if the hard RLIMIT_CORE
+ *         is 0 and cannot be raised);
  *       - runs under a seccomp filter (atd_filter below) that kills it for any call but ppoll,
  *         rt_sigtimedwait, getppid, munmap, close, timer_settime, exit, exit_group; timer_create
  *         with the monotonic clock; kill with signal 0; unshare(CLONE_VM), which only asks a
@@ -200,7 +200,7 @@
  *     trust no memory that was shared with the VMM until the helper is gone.
  *
  *     The helper opens no new way to the VMM's memory: to trace it, or to open its /proc/PID/mem,
- *     takes what it took for the VMM when it called start.  For that, the permitted set stays.  One
+ *     takes the privileges that the VMM took at start.  That is why the permitted set stays.  One
  *     exception: under AppArmor, if /proc/self/status cannot be read, the permitted set shrinks to
  *     what the profile grants.  The VMM's credentials, seccomp state and dumpable flag are
  *     unchanged.
@@ -250,13 +250,13 @@
  *     or does without: close_range, pidfd_open and chdir may be refused; also capget, where
  *     /proc/self/status can be read.
  *
- *     If it kills for one of the VMM's own calls, it kills the VMM; but not for exit, which a
- *     process tries first.  If it kills the helper for a call, start returns -EPERM.  The helper
- *     first calls munmap and exit_group when the VMM is gone: if the filter then kills just one of
- *     its threads, the others end a minute later.
+ *     If the filter kills for one of the VMM's own calls, the VMM dies; but not for exit, which
+ *     another process tries first.  If it kills the helper for a call, start returns -EPERM.  Some
+ *     calls (munmap, exit_group) can only be made when the VMM is gone: if the filter then kills just
+ *     one thread of the helper, the others end a minute later.
  *
- *     A handler of SIGSYS (SECCOMP_RET_TRAP) may answer the VMM's calls, but not rt_sigprocmask:
- *     start then returns -EPERM.  The helper blocks SIGSYS, so a trap kills it.
+ *     A handler of SIGSYS (SECCOMP_RET_TRAP) may answer the VMM's calls, but not rt_sigprocmask or
+ *     clone: start then returns -EPERM.  The helper blocks SIGSYS, so a trap kills the helper.
  *
  * KERNELS
  *
@@ -269,10 +269,10 @@
  *     4.18    up to some 5.4: a child of clone inherits the area for restartable sequences.  This
  *             helper does not: see atd_launch [r]
  *     5.3     pidfd_open.  Before, or where RLIMIT_NOFILE is 0 and cannot be raised: the helper
- *             waits for its parent-death signal and polls twice a second, since a VMM of another
- *             uid may not send that signal.  So memory may come back 0.5 s late, later under load,
- *             and 0.25 s later if the parent does not reap.  The first sign may come before wait
- *             returns: wait for both.  The helper has one thread, and notices an execve [r]
+ *             waits for its parent-death signal and polls twice a second, since a VMM that
+ *             has changed its uid cannot send that signal.  So memory may come back 0.5 s late (more
+ *             under load), and 0.25 s more if the parent does not reap.  The first sign may come before
+ *             wait returns: wait for both.  The helper has one thread, and does notice an execve [r]
  *     5.9     close_range.  Before: /proc/self/fd; without /proc, the helper closes a million
  *             numbers one by one (some 0.1 s) [r]
  *     5.16    Before (kernel commit 0258b5fd7c71), a signal that dumps core kills all processes that
@@ -345,8 +345,8 @@ extern "C" {
 /*
  * Starts the helper.
  *
- * Returns its PID (> 0) when it is completely set up; or -errno when that failed.  Then the helper
- * has been reaped, nothing else has changed, and the teardown is synchronous.
+ * Returns the helper's PID (> 0) when it is completely set up, or -errno.  After an error, unless the
+ * list says otherwise, it has been reaped, nothing else has changed, and the teardown is synchronous.
  *
  *     -EAGAIN      the process limit is reached (RLIMIT_NPROC, pids.max); for a moment one more is
  *                  needed than the helper has threads.  Or the calling thread's policy is
@@ -383,8 +383,8 @@ extern "C" {
  * it in a SIGSYS handler, nor in a vfork child or another process that shares the VMM's memory: two
  * processes would set up two helpers on one stack.  It waits for the helper to be set up: a
  * fraction of a millisecond on an idle machine; a second more if a thread holds mmap_lock as long,
- * say in a large munmap.  Of the seconds above it counts those that it sleeps: without CPU time
- * they last longer.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent
+ * say in a large munmap.  The seconds above are time that start sleeps: without CPU time they
+ * last longer.  Meanwhile signals other than SIGKILL, SIGSTOP and SIGSYS wait, and the parent
  * is not told of a stop.  A helper that is stopped is continued.  start prints nothing, and leaves
  * the caller's errno, signal mask, signal handlers, descriptors and heap alone.
  */
@@ -400,10 +400,10 @@ ASYNC_TEARDOWN_API int async_teardown_start(void);
  *     -EACCES      a security module refuses to send SIGKILL
  *     -ETIMEDOUT   the helper has been killed, but did not end within thirty seconds: it is frozen,
  *                  traced, or in the close of a file whose server does not answer
- *     -ENOSYS      not Linux; or a filter refuses a call so
+ *     -ENOSYS      not Linux; or a filter refuses a call with ENOSYS
  *
- * An execve after -ETIMEDOUT is safe: the old memory goes when the hold ends.  After -EPERM or
- * -EACCES it stays until the process exits: do not call execve, or accept that.
+ * An execve after -ETIMEDOUT is safe: the helper, once it can run again, dies and frees the old
+ * memory.  After -EPERM or -EACCES that stays until the process exits: avoid execve, or accept it.
  *
  * In a vfork child it does nothing.  Threads, errno and so on: as for start, but the thread's timer
  * slack lengthens its sleeps.
@@ -439,13 +439,13 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  * was named before; with n 0 nothing is kept.  The helper then frees the memory behind them, not
  * the VMM's exit.
  *
- * When the VMM is gone and the devices are free, the helper closes the first one, before all else:
- * give a pipe, or something else that closes at once.  Then its threads take the others in the
- * order given, each the next one, and then the RAM.  The last one is closed by the helper's exit,
- * when all else is free.  A helper that is killed, or that releases nothing early, closes all of
- * them in its exit, after the memory and before mapped files.
+ * When the VMM is gone and the devices are free, the helper closes the first one, if there are
+ * several: give a pipe, or something else that closes at once.  Then its threads close the others
+ * but the last, each thread taking the next in the order given, and free the RAM.  The helper's exit
+ * closes the last one, when all else is free.  A helper that is killed, or that releases nothing
+ * early, closes all of them in its exit, after the memory and before mapped files.
  *
- * A descriptor of later can be kept as well: send it (SCM_RIGHTS, unix(7)) to a socket that is kept
+ * To keep a descriptor that is opened later, send it (SCM_RIGHTS, unix(7)) to a socket that is kept
  * and never read.
  *
  * Returns 0, or -errno, and then nothing has changed:
@@ -466,9 +466,9 @@ int async_teardown_keep(const int *fds, int n);
 /*
  * Chooses how many threads helpers have from the next one on: n, or the nearest number from 1 to
  * ASYNC_TEARDOWN_THREADS, which is also the default.  Returns that number, or -ENOSYS (not Linux).
- * A helper has only one before Linux 5.3, or where there is a seccomp filter and nothing was told
- * before start: Threads in /proc/HELPER/status says how many.  Any thread may call this at any
- * time.
+ * A helper has one thread only if it gets no pidfd (Linux 5.3) or no timer, or if there is a seccomp
+ * filter and nothing was told before start: Threads in /proc/HELPER/status says how many.  Any thread
+ * may call this at any time.
  */
 ASYNC_TEARDOWN_API int async_teardown_threads(int n);
 
@@ -547,11 +547,10 @@ extern const char atd_split_stack[] __asm__("__splitstack_find") __attribute__((
 #define ATD_NOINLINE static __attribute__((__noinline__, ATD_BARE))	/* smaller */
 
 /*
- * The public functions have to be calls to their callers, after which vector registers are
- * anything, for some do not survive a system call (SVE, RISC-V V).  What they are inlined into may
- * use these although this code is compiled without, and so without the clobbers below: a target
- * attribute does it, and link-time optimization.  gcc's -fipa-ra would look into what is merely not
- * inlined.
+ * Callers have to see a call, and so take vector registers for lost: some do not survive a system
+ * call (SVE, RISC-V V).  This file may be compiled without them, and so without the clobbers below,
+ * and yet be inlined into code that uses them, by a target attribute or link-time optimization.
+ * noinline is not enough: gcc's -fipa-ra would see which registers the function uses.
  */
 #define ATD_OPAQUE __attribute__((__noinline__, __noipa__, ATD_BARE))
 
@@ -914,8 +913,8 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 	most.bits[0] &= ~(1UL << (ATD_SIGSYS - 1));
 	atd_fill(old, ~0UL);
 	ret = atd_sigmask(ATD_SIG_BLOCK, &most, atd_arg(old));
-	/* The kernel never says that SIGKILL is blocked: then this has not been written, but a
-	 * handler of SIGSYS has answered. */
+	/* The kernel never says that SIGKILL is blocked: if old still does, the kernel has not
+	 * written it, but a handler of SIGSYS has answered. */
 	if (ret >= 0 && (ret > 0 || atd_blocked(old, ATD_SIGKILL)))
 		ret = -EPERM;
 	if (ret < 0)
@@ -1035,7 +1034,7 @@ ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 	int progress, overflown;
 
 	/* Compilers can be told to align each frame to more than the helper's stack has room for.
-	 * On this one there is room to see it. */
+	 * The starter's stack has room to see it. */
 	if (ATD_SPLIT || callers_frame - (const char *)__builtin_frame_address(0) >= ATD_STACK_SIZE / 3)
 		return -EOVERFLOW;
 	atd_shared.may_lock = may_lock;
@@ -1100,9 +1099,9 @@ ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
  * which waits for it: the VMM may be killed while a SIGSTOP holds this process.
  *
  * And it dumps no core: that would be of the VMM's memory, and written with a uid that the VMM may
- * have given up by then.  A program in core_pattern gets one at a limit of 0 too, but not at 1; a
- * socket there (Linux 6.16) does.  SELinux wants a permission to change a hard limit: only 0 is
- * changed, if that is permitted.
+ * have given up by then.  A program in core_pattern gets a dump even at a limit of 0, but not at 1;
+ * a socket there (Linux 6.16) gets one at any limit.  SELinux wants a permission to change a hard
+ * limit: so only a hard limit of 0 is changed, and a refusal does not matter.
  */
 ATD_NOINLINE long atd_first_steps(void)
 {
@@ -1130,9 +1129,9 @@ ATD_NOINLINE long atd_first_steps(void)
 }
 
 /*
- * Where there is a filter, a process tries first what the helper could not survive: a filter that
- * refuses exit, and a handler of SIGSYS that answers rt_sigprocmask, for that would answer the
- * helper's calls, too.  If it does as the kernel would, SIGSYS is blocked now, and the second call
+ * Where there is a filter, a process first tries whether it refuses exit (start would wait for ever:
+ * see atd_launch), and whether a handler of SIGSYS answers rt_sigprocmask (it would answer the
+ * helper's calls, too).  If that handler does block SIGSYS, as the kernel would, the second call
  * kills this process.
  */
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_try(void)
@@ -1396,10 +1395,10 @@ ATD_FN long atd_set_name(int pid)
 }
 
 /*
- * The fallback where there is no pidfd.  The kernel sends the death signal whenever the thread dies
- * that is the helper's parent, but not if the VMM has become another user who may not signal the
- * helper.  So the signal proves nothing, and only shortens the wait.  With a zero timeout this tries
- * whether the call is permitted.
+ * The fallback where there is no pidfd.  The kernel sends the death signal when the helper's parent
+ * thread dies, even if the VMM lives on, but not if the VMM has changed to a uid that may not signal
+ * the helper.  So the signal proves nothing, and only shortens the wait.  With a zero timeout this
+ * tries whether a filter permits the call.
  */
 ATD_NOINLINE long atd_wait_signal(long ns)
 {
@@ -1461,11 +1460,11 @@ ATD_FN void atd_hide_symbols(void)
 }
 
 /*
- * The helper's last steps must not depend on the program's file.  Nobody may have run its code for
- * months when it is needed, and clean pages are reclaimed: if the file's server (FUSE, NFS) does
- * not answer then, the helper would wait for it, with all of the memory.  A refusal does not matter;
- * a filter of the VMM's that is there already need not allow these calls.  While a thread of the
- * VMM holds mmap_lock, say in a large munmap, they wait: see atd_start_helper.
+ * The helper's last steps must not depend on the program's file.  Their code may not have run for
+ * months, and the kernel reclaims clean pages: if the file's server (FUSE, NFS) did not answer then,
+ * the helper would hang, with all of the memory.  mlock may be refused; and where there is a filter of
+ * the VMM's, which need not allow it, it is not called.  It waits while a thread of the VMM holds
+ * mmap_lock, say in a large munmap: see atd_start_helper.
  */
 ATD_FN void atd_lock_memory(void)
 {
@@ -1505,10 +1504,10 @@ ATD_NOINLINE int atd_prepare(void)
 }
 
 /*
- * If there is a filter, makes its later calls once, so that they change nothing.  If the filter
- * kills a thread for one of them, that thread now is the whole helper, and start says so.  Later
- * the other threads would stay.  If nothing has been told yet, the filter need not allow the calls
- * of the release: then these are not tried, and there is no other thread.  munmap is not tried: it
+ * Under a filter, makes the helper's later calls once, with arguments that change nothing.  If the
+ * filter kills a thread for one of them, that thread now is the whole helper, and start says so;
+ * later the other threads would stay.  If nothing has been told yet, the filter need not allow the
+ * calls of the release: they are not tried, and the helper has one thread.  munmap is not tried: it
  * would wait for mmap_lock, which a thread of the VMM may hold.
  */
 ATD_FN void atd_rehearse(void)
@@ -1906,7 +1905,7 @@ ATD_NOINLINE void atd_drop(unsigned long from, unsigned long to)
  * long as can be: under a CPU quota, Linux 6.18 stops a task that returns from the kernel until the
  * time that it has used is paid for.  (If there are others, at most 1 GiB a call: khugepaged waits
  * for mmap_lock and stops the rest meanwhile.)  The others take parts of what is left from the other
- * end, and the first thread's calls pass over those, or free them, if late.
+ * end.  A call of the first thread may cover such a part: it finds it free, or frees it.
  *
  * A part begins and ends at a multiple of 32 MiB, so that no huge page is split.  MADV_DONTNEED holds
  * mmap_lock for reading, so the threads do not exclude each other, as in munmap or exit.
@@ -1986,8 +1985,8 @@ ATD_FN void atd_let_go(void)
 	while (__atomic_load_n(&atd_shared.done, __ATOMIC_ACQUIRE) < atd_shared.ready &&
 	       atd_sleep_on(&slept, 60 * ATD_S) > 0)
 		;
-	/* Unmap the RAM as well: a shared file's pages go with its last mapping, and what exit
-	 * unmaps lets go of its file only after the descriptors have closed. */
+	/* Unmap the RAM as well: a shared file's pages go with its last mapping, and if exit unmaps,
+	 * the kernel lets go of the file only after the last kept descriptor, the sign, has closed. */
 	for (i = 0; i < ATD_RANGES; i++)
 		atd_shared.area[i].to = 0;
 	atd_release();
@@ -2346,7 +2345,7 @@ ASYNC_TEARDOWN_API int async_teardown_threads(int n) { (void)n; return -ENOSYS; 
  *        to be used; ram with size 0 returns -ENOENT if there is no such range; threads returns the
  *        number; start's new error is -EOVERFLOW.  Waits last as long as they say.  Refused ppoll
  *        and SIGSYS handlers that emulate rt_sigprocmask are -EPERM.  No option of the compiler lets
- *        the helper overwrite the VMM's data.  The helper does not need the program's file.
+ *        the helper overwrite the VMM's data.  The helper's code is locked in memory.
  * 1.2.0  async_teardown_threads; ASYNC_TEARDOWN_RANGES: 32 ranges instead of 8.  All threads close
  *        the kept descriptors, before the RAM.  start works under svirt_t and ~@privileged.
  * 1.1.0  async_teardown_ram and async_teardown_keep: devices are free first, several threads free
