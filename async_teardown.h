@@ -239,7 +239,7 @@
  *     before Linux 5.9       unshare openat getdents64 close, not close_range
  *     before Linux 5.3       rt_sigtimedwait unshare, not pidfd_open
  *     for stop               getpid rt_sigprocmask wait4 kill ppoll
- *     for keep               getpid, once start has been called
+ *     for keep               getpid
  *
  *     Without a filter, openat, read, close and mlock are called too, and may fail.
  *
@@ -450,8 +450,8 @@ ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long size);
  *
  * Returns 0, or -errno, and then nothing has changed:
  *
- *     -EBUSY    this process has a helper that lives, and would not keep them: call this before
- *               start, or stop first
+ *     -EBUSY    this process has a helper that lives, or another thread is in start or stop: the
+ *               helper would not keep them.  Call this before start, or stop first
  *     -EINVAL   n is out of bounds, or one is given twice
  *     -EBADF    one is negative.  (start says so of one that is not open)
  *     -ENOSYS   not Linux
@@ -680,9 +680,9 @@ ATD_NOINLINE long atd_munmap(unsigned long from, unsigned long size)
 }
 
 /*
- * 0 if no other task uses this memory, -EINVAL if one does.  unshare(CLONE_VM) changes nothing: it
- * only fails while the memory is shared, since Linux 2.6.30 (check_unshare_flags).  It needs no
- * permission and no PID.  But it also fails in a process of several threads.
+ * 0 if no other task uses this memory, -EINVAL if one does, or in a process of several threads.
+ * unshare(CLONE_VM) changes nothing, but only tells that, since Linux 2.6.30 (check_unshare_flags).
+ * It needs no permission and no PID.
  */
 ATD_FN long atd_unshare_vm(void)
 {
@@ -710,9 +710,10 @@ ATD_FN int atd_await(int fd)
 	return ret > 0 ? 0 : -1;
 }
 
+enum { ATD_MS = 1000, ATD_S = 1000000 };	/* in microseconds */
+
 /* Sleeps for so many microseconds, less than a second: the kernel refuses a timeout of a billion
  * nanoseconds.  Returns 0, or -errno. */
-enum { ATD_MS = 1000, ATD_S = 1000000 };
 ATD_NOINLINE long atd_nap(long us)
 {
 	struct atd_timespec t;
@@ -781,7 +782,8 @@ enum {
 	ATD_WORDS = (ATD_STACK_SIZE - ATD_STACK_LESS) / (int)sizeof(long),
 	ATD_SPARE = ATD_STACK_SIZE / 3 / (int)sizeof(long)	/* set-up has to leave them 0 */
 };
-/* How far the helper has come; or -errno when it has failed and is about to exit. */
+enum { ATD_WANTED = 1 << 30 };	/* in lock: another thread sleeps for it */
+/* How far the helper has come; DOOMED: the VMM has killed it; -errno: it has failed and will exit. */
 enum { ATD_READY = 0, ATD_SETTING_UP = 1, ATD_LOCKING = 2, ATD_DOOMED = 3 };
 
 struct atd_fds { int n, fd[ATD_KEPT]; };
@@ -803,10 +805,10 @@ static struct {
 	struct atd_cap_data caps[2];
 	unsigned long page;	/* its size */
 	int pidfd;		/* of the VMM; or -errno */
-	int timer;		/* ends a release that hangs; or -1 */
+	int timer;		/* ends a release that hangs; -1: none, and no other threads */
 	int pipe[2];		/* its other threads sleep on it until their work begins */
 	int ready, done;	/* how many of them are under their filter; have finished */
-	int taken;		/* so many of the kept descriptors are closed, or being closed */
+	int taken;		/* the last kept descriptor that a thread has taken, from 0 on */
 
 	/* The last one is the first thread's.  What overflows them spoils what stands before them
 	 * here, and nothing of the VMM's. */
@@ -817,11 +819,11 @@ static struct {
 	int may_lock;		/* its pages in memory */
 
 	/* The VMM's. */
-	int lock;		/* 0, or the PID of the process that is inside */
+	int lock;		/* 0, or the PID of the process that is inside; and ATD_WANTED */
 	int vmm;		/* the PID to outlive: who started the helper */
 	int pid;		/* the helper, dead or alive; or 0 */
 	int alive;		/* the kernel makes it 0 when the helper has ended */
-	int progress;		/* the helper's report, while start waits */
+	int progress;		/* of the helper: ATD_READY and so on, or -errno */
 	int status;		/* of a child that has been reaped */
 	int result;		/* what start returns */
 } atd_shared __attribute__((__aligned__(64)));
@@ -864,6 +866,7 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_ram(void *start, unsigned long 
 
 ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 {
+	const int self = (int)atd_call(__NR_getpid, 0);
 	int i, j;
 
 	if (n < 0 || n > ATD_KEPT)
@@ -875,15 +878,15 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_keep(const int *fds, int n)
 			if (fds[i] == fds[j])
 				return -EINVAL;
 	}
-	/* A helper that lives has not got them: its signs would come too early. */
-	if (__atomic_load_n(&atd_shared.pid, __ATOMIC_RELAXED) &&
-	    __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE) &&
-	    atd_shared.vmm == atd_call(__NR_getpid, 0))
+	/* A helper that lives, or that another thread is about to start, has not got them: they would
+	 * close with the VMM, and that would be taken for its sign. */
+	if ((__atomic_load_n(&atd_shared.lock, __ATOMIC_ACQUIRE) & ~ATD_WANTED) == self ||
+	    (__atomic_load_n(&atd_shared.pid, __ATOMIC_RELAXED) &&
+	     __atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE) && atd_shared.vmm == self))
 		return -EBUSY;
-	__atomic_store_n(&atd_shared.kept.n, 0, __ATOMIC_RELEASE);
 	for (i = 0; i < n; i++)
-		__atomic_store_n(&atd_shared.kept.fd[i], fds[i], __ATOMIC_RELAXED);
-	__atomic_store_n(&atd_shared.kept.n, n, __ATOMIC_RELEASE);
+		atd_shared.kept.fd[i] = fds[i];
+	atd_shared.kept.n = n;
 	return 0;
 }
 
@@ -901,8 +904,6 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_threads(int n)
  * while the lock is held.  Not SIGSYS, by which a filter of the VMM's may want to answer a call:
  * that is forced, and fatal if it is blocked.
  */
-enum { ATD_WANTED = 1 << 30 };	/* in lock, beside the PID: another thread sleeps for it */
-
 ATD_FN long atd_enter(struct atd_sigset *old, int self)
 {
 	struct atd_sigset most;
@@ -922,8 +923,8 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 
 	do {
 		holder = __atomic_load_n(&atd_shared.lock, __ATOMIC_RELAXED);
-		/* Only a holder with this PID counts: that of another process, of which this one is a
-		 * fork, is not in here. */
+		/* Take it, unless this process holds it: another PID is that of a process of which
+		 * this one is a fork. */
 		while ((holder & ~ATD_WANTED) != self)
 			if (__atomic_compare_exchange_n(&atd_shared.lock, &holder, self, 0,
 					__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
@@ -931,9 +932,10 @@ ATD_FN long atd_enter(struct atd_sigset *old, int self)
 		__atomic_compare_exchange_n(&atd_shared.lock, &holder, self | ATD_WANTED, 0,
 			__ATOMIC_RELAXED, __ATOMIC_RELAXED);
 		/* Not for ever: the holder may be in a process that had the same PID. */
-	} while (atd_nap(ATD_MS) == 0 && ++naps < 30000);
+		ret = atd_nap(ATD_MS);
+	} while (ret == 0 && ++naps < 30000);
 	atd_sigmask(ATD_SIG_SETMASK, old, 0);
-	return -ETIMEDOUT;
+	return ret < 0 ? ret : -ETIMEDOUT;
 }
 
 ATD_FN void atd_leave(struct atd_sigset *old)
@@ -967,10 +969,10 @@ ATD_FN long atd_reap(long pid)
 	return ret > 0 ? 0 : ret;
 }
 
-/* 1 if there is a helper, 0 if not, and then its stack is free. */
+/* 1 if there is a helper, 0 if not, and then its stack is free; or wait4's error. */
 ATD_FN long atd_running(int self)
 {
-	/* Without a helper, ask about the caller, who is no child of its own: so it is known before
+	/* Without a helper, wait for the caller, who is no child of its own: so it is known before
 	 * the clone whether wait4 is permitted. */
 	const int pid = atd_shared.vmm == self && atd_shared.pid ? atd_shared.pid : self;
 	long ret = atd_wait(pid);
@@ -979,12 +981,12 @@ ATD_FN long atd_running(int self)
 		if (__atomic_load_n(&atd_shared.alive, __ATOMIC_ACQUIRE))
 			return 1;
 		/* It was killed and has left the memory, but cannot be reaped yet.  Or somebody
-		 * else has reaped it, and its PID is now another child's: no longer wait for it. */
+		 * else has reaped it, and its PID is now another child's: forget that, in the end. */
 		atd_reap(pid);
 		ret = 1;
 	}
-	/* Do not forget one that is not our child: this may be a vfork child, in a PID namespace
-	 * where its number is the VMM's. */
+	/* On -ECHILD, keep its PID: this may be a vfork child, in a PID namespace where its number
+	 * is the VMM's. */
 	if (ret > 0)
 		atd_shared.pid = 0;
 	return ret < 0 && ret != -ECHILD ? ret : 0;
@@ -1007,7 +1009,7 @@ ATD_FN long atd_end(void)
 	return ret == -ECHILD ? 0 : ret;
 }
 
-/* Has set-up come too near to the end of a stack?  Then it stays so. */
+/* Has set-up come too near to the end of a stack?  Then later starts fail as well. */
 ATD_FN int atd_overflown(void)
 {
 	unsigned long any = 0;
@@ -1083,12 +1085,12 @@ ATD_NOINLINE long atd_start_helper(int may_lock, const char *callers_frame)
 ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 {
 	const char *const frame = (const char *)__builtin_frame_address(0);
-	long (*start)(int, const char *) = atd_start_helper;
+	long (*fn)(int, const char *) = atd_start_helper;
 	long ret;
 
-	__asm__("" : "+r"(start));	/* gcc does not align frames for a function that it knows */
-	ret = start(!atd_shared.filtered, frame);
-	atd_shared.result = (int)(ret ? ret : start(0, frame));
+	__asm__("" : "+r"(fn));	/* gcc does not align frames for a function that it knows */
+	ret = fn(!atd_shared.filtered, frame);
+	atd_shared.result = (int)(ret ? ret : fn(0, frame));	/* 0: again, without the lock */
 	for (;;)
 		atd_call(__NR_exit, 0);
 }
@@ -1096,7 +1098,7 @@ ATD_NOINLINE __attribute__((__noreturn__)) void atd_starter(void)
 /*
  * The first steps of a process that shares this memory.  It blocks all signals, so no handler of
  * SIGSYS runs in it, nor on the helper's small stack.  It dies with the thread that has cloned it,
- * which waits for it: the VMM may be killed while a SIGSTOP holds this process.
+ * which waits for it: otherwise a SIGSTOP could hold it, and the memory, beyond the VMM's death.
  *
  * And it dumps no core: that would be of the VMM's memory, and written with a uid that the VMM may
  * have given up by then.  A program in core_pattern gets a dump even at a limit of 0, but not at 1;
@@ -1162,7 +1164,7 @@ ATD_FN long atd_launch(int self)
 {
 	char *const below = (char *)__builtin_frame_address(0) - 2048;
 	char *const stack = below - ((unsigned long)atd_arg(below) & 63);
-	long ret, tid, slack, slept = 0;
+	long ret, slack, slept = 0;
 
 	/* The timer slack lengthens every sleep, and the helper inherits it. */
 	slack = atd_prctl(ATD_PR_GET_TIMERSLACK, 0, 0);
@@ -1182,16 +1184,15 @@ ATD_FN long atd_launch(int self)
 			ret = -EPERM;
 	}
 
-	atd_shared.pid = 0;
-	atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
-	__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
-
 	if (ret == 0) {
-		tid = ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
+		atd_shared.pid = 0;
+		atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
+		__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
+		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
 			ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_starter, 0);
 		/* For a moment there still is that thread.  While it is there, the caller cannot
 		 * unshare its user namespace, for example. */
-		while (tid > 0 && atd_kill(tid, 0) == 0 && atd_sleep_on(&slept, ATD_S) > 0)
+		while (ret > 0 && atd_kill(ret, 0) == 0 && atd_sleep_on(&slept, ATD_S) > 0)
 			;
 	}
 	atd_prctl(ATD_PR_SET_TIMERSLACK, slack, 0);
@@ -1264,11 +1265,11 @@ ATD_OPAQUE ASYNC_TEARDOWN_API int async_teardown_stop(void)
 static const struct atd_insn atd_filter[] = {
 	ATD_LOAD(4), { 0x15, 1, 0, ATD_AUDIT_ARCH }, ATD_KILL,	/* skip one if equal */
 	ATD_LOAD(0),
-	/* sleep, and wait on the VMM's pidfd; or, without, */
+	/* sleep, and wait on the VMM's pidfd */
 	ATD_MAY(__NR_ppoll),
-	/* wait for a death signal or some time, */
+	/* without one, wait for a death signal or some time */
 	ATD_MAY(__NR_rt_sigtimedwait),
-	/* until the parent is no longer the VMM */
+	/* is the parent still the VMM? */
 	ATD_MAY(__NR_getppid),
 	/* does the VMM's PID still exist? */
 	ATD_MAY_IF(__NR_kill, 1, 0),
@@ -1334,7 +1335,7 @@ ATD_FN long atd_drop_files(void)
 
 	while ((next = atd_next_kept(top + 1)) >= 0)
 		top = next;
-	for (low = 0; atd_next_kept(low) == low; low++)
+	for (low = 0; atd_next_kept(low) == low; low++)	/* it will not be open any more */
 		;
 	/* Linux 5.9: this copies nothing above the highest that is kept. */
 	ret = atd_syscall(ATD_NR_CLOSE_RANGE, top + 1, ~0L, ATD_CLOSE_RANGE_UNSHARE, 0, 0);
@@ -1431,7 +1432,7 @@ ATD_NOINLINE long atd_set_timer(long seconds)
 	return atd_syscall(__NR_timer_settime, atd_shared.timer, 0, atd_arg(&t), 0, 0);
 }
 
-/* Is there something to release? */
+/* Has the VMM told of RAM, or of descriptors? */
 ATD_NOINLINE int atd_has_work(void)
 {
 	int i = 0, work = atd_shared.kept.n;
@@ -1484,7 +1485,7 @@ ATD_FN void atd_find_image(void)
 	atd_shared.area[ATD_RANGES].to = (unsigned long)atd_arg(atd_image_end);
 }
 
-/* Finds what the release needs: the image, the page size, and a timer.  0 without. */
+/* Finds what the release needs: the image, the page size, and a timer.  0 if there is no timer. */
 ATD_NOINLINE int atd_prepare(void)
 {
 	struct atd_sigevent *const event = &atd_shared.scratch.event;
@@ -1504,11 +1505,11 @@ ATD_NOINLINE int atd_prepare(void)
 }
 
 /*
- * Under a filter, makes the helper's later calls once, with arguments that change nothing.  If the
- * filter kills a thread for one of them, that thread now is the whole helper, and start says so;
- * later the other threads would stay.  If nothing has been told yet, the filter need not allow the
- * calls of the release: they are not tried, and the helper has one thread.  munmap is not tried: it
- * would wait for mmap_lock, which a thread of the VMM may hold.
+ * Prepares the release.  Under a filter, first makes the later calls once, with arguments that
+ * change nothing.  If the filter kills a thread for one of them, that thread now is the whole helper,
+ * and start says so; later the other threads would stay.  If nothing has been told yet, the filter
+ * need not allow the calls of the release: they are not tried, and the helper has one thread.  munmap
+ * is not tried: it would wait for mmap_lock, which a thread of the VMM may hold.
  */
 ATD_FN void atd_rehearse(void)
 {
@@ -1520,6 +1521,7 @@ ATD_FN void atd_rehearse(void)
 			return;
 		atd_unshare_vm();
 		atd_call(__NR_close, -1);
+		atd_madvise(0, 0, ATD_MADV_DONTNEED);
 		atd_madvise(0, 0, ATD_MADV_DONTNEED_LOCKED);
 	}
 	atd_prepare();
@@ -1535,7 +1537,7 @@ ATD_FN int atd_read_caps(void)
 {
 	const long fd = atd_syscall(__NR_openat, ATD_AT_FDCWD, atd_arg("/proc/self/status"), 0, 0, 0);
 	const char *const buf = atd_shared.scratch.bytes;
-	unsigned long long value = 0, effective = 0;
+	unsigned long long value = 0, in_use = 0;
 	unsigned key = 0, set = 0;
 	int found = 0;
 	long i, len;
@@ -1555,11 +1557,11 @@ ATD_FN int atd_read_caps(void)
 				atd_shared.caps[1].permitted = (unsigned)(value >> 32);
 				found = 1;
 			} else if (set == 'I' || set == 'E')
-				effective |= value;
+				in_use |= value;
 			set = 0;
 		}
 	atd_call(__NR_close, fd);
-	return !found ? ATD_UNKNOWN : effective ? ATD_SOME_CAPS : ATD_NO_CAPS;
+	return !found ? ATD_UNKNOWN : in_use ? ATD_SOME_CAPS : ATD_NO_CAPS;
 }
 
 /*
@@ -1726,8 +1728,8 @@ ATD_FN void atd_outlive(int vmm)
 		max = 250 * ATD_MS;
 	}
 
-	/* From here on a filter may kill this thread alone (for kill, munmap, exit_group), and the
-	 * others would stay. */
+	/* From here on a filter may kill this thread alone (for kill, munmap, exit_group): then the
+	 * timer ends the others. */
 	if (atd_shared.ready > 0)
 		atd_set_timer(60);
 
@@ -1856,7 +1858,7 @@ ATD_FN void atd_unmap(unsigned long from, unsigned long to)
 			}
 			last = from;
 			from = (from & -step) + step;
-			if (from - 1 > to - 1)		/* beyond, also beyond 0 */
+			if (from - 1 > to - 1)		/* beyond to, which may be 0, the top */
 				from = to;
 		}
 		size = to - from;

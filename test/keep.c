@@ -557,6 +557,9 @@ static void keep_beside_helper(void)
 	pid_t child;
 
 	MUST_INT(async_teardown_keep(&fd, 1), ==, 0);
+	atd_shared.lock = getpid() | ATD_WANTED;	/* as if two threads were in start */
+	MUST_INT(async_teardown_keep(&fd, 1), ==, -EBUSY);
+	atd_shared.lock = 0;
 	start();
 	MUST_INT(async_teardown_keep(&fd, 1), ==, -EBUSY);
 	MUST_INT(async_teardown_keep(NULL, 0), ==, -EBUSY);
@@ -734,7 +737,7 @@ static const struct test keep_tests[] = {
 	{ "kept_to_the_end", kept_to_the_end, "nothing is released early: no kept one closes before the memory is gone" },
 	{ "read_meanwhile", read_meanwhile, "somebody reads the memory for ever: with RAM and a kept pipe all is back all the same" },
 	{ "signs_in_any_order", signs_in_any_order, "ram, keep, threads, start, stop, fork in any order without an error: the signs are true" },
-	{ "keep_says_busy", keep_says_busy, "keep says -EBUSY while the caller's helper lives" },
+	{ "keep_says_busy", keep_says_busy, "keep says -EBUSY while the caller's helper lives, or is being started" },
 	{ "keeps_what_is_open", keeps_what_is_open, "-EBADF for what is not open, and other errors of keep" },
 	{ "keeps_in_socket", keeps_in_socket, "files that were sent to a kept socket after start" },
 	{ "guest_memfd", guest_memfd, "a real guest_memfd, kept: reaped before it is freed, KVM gone before the end of file" },
