@@ -28,8 +28,7 @@
  *     exits.  Call async_teardown_stop() before execve, also if another thread is still in start;
  *     and before dlclose of the library that this file is compiled into.
  *   - A VMM that unmaps or frees its RAM on the way out does so before wait returns, and gains
- *     nothing.  End with _exit(), or leave the RAM alone: mind atexit functions, destructors and
- *     Rust's Drop.
+ *     nothing.  End with _exit(), or leave the RAM alone: mind atexit, destructors, Rust's Drop.
  *   - Memory that only a descriptor holds (a guest_memfd, an unmapped memfd) is freed in the VMM's
  *     own exit, before wait returns.  Name the descriptor: async_teardown_keep().
  *   - A range of RAM that has been unmapped still counts.  What is mapped there later, such as a
@@ -68,8 +67,7 @@
  *     exits, the kernel kills all other processes there and waits for them.  PID 1 cannot have a
  *     helper (-EOPNOTSUPP).
  *   - SIGKILL ends the helper, and the teardown is then synchronous again.  Killing a whole control
- *     group does that.  So does the OOM killer: it kills all processes that share the victim's
- *     memory.
+ *     group does that.  So does the OOM killer: it kills all processes that share the memory.
  *   - An attacker who controls the VMM controls the helper's memory too: see SECURITY.
  *
  * WHEN TO CALL START
@@ -526,7 +524,9 @@ extern "C" {
 /* As pragmas: functions with an attribute "optimize" are not inlined into those without. */
 #pragma GCC push_options
 #pragma GCC optimize ("no-trapv", "inline-atomics", "tree-parallelize-loops=1")
+#if __GNUC__ < 11	/* since, there is the attribute; and -fhardened warns of this */
 #pragma GCC optimize ("no-stack-protector")
+#endif
 #pragma GCC optimize ("no-harden-control-flow-redundancy")
 #if defined(__aarch64__) && __GNUC__ >= 10
 #pragma GCC target ("no-outline-atomics")
