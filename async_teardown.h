@@ -523,7 +523,7 @@ extern "C" {
 #else
 /* As pragmas: functions with an attribute "optimize" are not inlined into those without. */
 #pragma GCC push_options
-#pragma GCC optimize ("no-trapv", "inline-atomics", "tree-parallelize-loops=1")
+#pragma GCC optimize ("no-trapv", "no-stack-check", "inline-atomics", "tree-parallelize-loops=1")
 #if __GNUC__ < 11	/* since, there is the attribute; and -fhardened warns of this */
 #pragma GCC optimize ("no-stack-protector")
 #endif
