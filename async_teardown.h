@@ -464,9 +464,9 @@ int async_teardown_keep(const int *fds, int n);
 /*
  * Chooses how many threads helpers have from the next one on: n, or the nearest number from 1 to
  * ASYNC_TEARDOWN_THREADS, which is also the default.  Returns that number, or -ENOSYS (not Linux).
- * A helper has one thread only if it gets no pidfd (Linux 5.3) or no timer, or if there is a seccomp
- * filter and nothing was told before start: Threads in /proc/HELPER/status says how many.  Any thread
- * may call this at any time.
+ * A helper gets just one without a pidfd (Linux 5.3) or a timer, and where there is a seccomp filter
+ * and nothing was told before start: Threads in /proc/HELPER/status says how many.  Any thread may
+ * call this at any time.
  */
 ASYNC_TEARDOWN_API int async_teardown_threads(int n);
 
@@ -711,7 +711,6 @@ ATD_FN int atd_await(int fd)
 }
 
 enum { ATD_MS = 1000, ATD_S = 1000000 };	/* in microseconds */
-
 /* Sleeps for so many microseconds, less than a second: the kernel refuses a timeout of a billion
  * nanoseconds.  Returns 0, or -errno. */
 ATD_NOINLINE long atd_nap(long us)
@@ -1184,9 +1183,9 @@ ATD_FN long atd_launch(int self)
 			ret = -EPERM;
 	}
 
+	atd_shared.result = -EPERM;	/* should a filter's handler answer a call */
 	if (ret == 0) {
 		atd_shared.pid = 0;
-		atd_shared.result = -EPERM;	/* should a filter's handler answer clone */
 		__atomic_store_n(&atd_shared.vmm, self, __ATOMIC_RELAXED);
 		ret = atd_clone(ATD_CLONE_VM | ATD_CLONE_SIGHAND | ATD_CLONE_THREAD |
 			ATD_CLONE_FILES | ATD_CLONE_VFORK, stack, atd_starter, 0);
@@ -1521,7 +1520,6 @@ ATD_FN void atd_rehearse(void)
 			return;
 		atd_unshare_vm();
 		atd_call(__NR_close, -1);
-		atd_madvise(0, 0, ATD_MADV_DONTNEED);
 		atd_madvise(0, 0, ATD_MADV_DONTNEED_LOCKED);
 	}
 	atd_prepare();

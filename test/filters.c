@@ -57,6 +57,14 @@ static void start_where_clone_traps(void)
 	MUST_INT(sh->counter, ==, 1);
 }
 
+/* The handler leaves the call's number in the result's register, which is no error. */
+static void start_where_ppoll_traps(void)
+{
+	trap(__NR_ppoll);
+	MUST_INT(async_teardown_start(), <, 0);
+	MUST_INT(sh->counter, >, 0);
+}
+
 static void start_where_setsid_traps(void)
 {
 	trap(__NR_setsid);
@@ -67,6 +75,8 @@ static void start_where_setsid_traps(void)
 static const char *seccomp_traps(void)
 {
 	TRY(spawn(start_where_clone_traps));
+	TRY(killed_synchronously());
+	TRY(spawn(start_where_ppoll_traps));
 	TRY(killed_synchronously());
 	if (before_5_16())
 		SKIP(OF_LINUX_5_16);

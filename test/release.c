@@ -281,7 +281,7 @@ static const char *release_first(void)
 	if (sh->second & PACKET)
 		CHECK(UNTIL(deadline, !packet_exists()));
 	CHECK_INT(rss_kib(helper), >=, 64 * 1024L);
-	CHECK_INT(rss_kib(helper), <, before - mib * 1024L / 2);	/* the rest is not */
+	CHECK_INT(rss_kib(helper), <, before - mib * 1024L * 3 / 4);	/* the rest is not */
 	CHECK(state(helper) != 'Z' && state(helper));
 	/* back */
 	CHECK(reads_on(uffd, helper));
