@@ -271,6 +271,7 @@ one_way() {
 	name=$(echo "$*" | sed 's/ $//')
 	case $how in
 	late) name="not released early, for want of an image: $name" ;;
+	gaps) name="never its own image, which has gaps: $name" ;;
 	second*) name="two copies of the header: $how_changed: $name" ;;
 	*) name="released early, and never its own image: $how_changed: $name" ;;
 	esac
@@ -307,7 +308,7 @@ one_way() {
 		}
 	END
 	if ! case $how in
-	program | late) "$@" -o scenarios "$sources" -pthread && change scenarios "$changed" ;;
+	program | gaps | late) "$@" -o scenarios "$sources" -pthread && change scenarios "$changed" ;;
 	library)
 		"$@" -shared -fPIC -o scenarios.so "$sources" -pthread && change scenarios.so "$changed" &&
 			"$@" -o scenarios load.c -ldl -pthread ;;
